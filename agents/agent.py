@@ -1,0 +1,56 @@
+"""What a search method is: it is asked for programs and told how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from nosbench_env.oracle import Evaluation
+from nosbench_env.program import Program
+from nosbench_env.search_space import SearchSpace
+
+
+class Agent(Protocol):
+    """A search method. It holds no oracle: `search` asks it, evaluates, and tells it; so does `AgentPolicy`.
+
+    Attributes:
+        name: Its short name, a key of `AGENTS`.
+        space: Where its programs come from.
+    """
+
+    name: str
+    space: SearchSpace
+
+    def ask(self, n: int = 1) -> list[Program]:
+        """Proposes `n` programs of the space. Several may be asked for before any is told."""
+        ...
+
+    def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
+        """Reports the evaluations of asked programs, in any order and number; some may never be."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """What it was made with, as JSON data. Agents of equal configuration propose equal programs."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state as JSON data. Programs asked for and not yet told are not part of it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Returns to a state of `state_dict` of an agent of equal configuration."""
+        ...
+
+
+def rng_state(rng: np.random.Generator) -> dict[str, Any]:
+    """A generator's state as JSON data."""
+    return dict(rng.bit_generator.state)
+
+
+def check_number_asked(n: int) -> int:
+    """`n` if it is a positive integer."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be an integer >= 1, got {n!r}")
+    return n

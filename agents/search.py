@@ -1,0 +1,390 @@
+"""The search loop: asks an agent, evaluates, tells it; owns the budget, the run folder and resuming, for all agents."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Iterator, cast
+
+import filelock
+
+from nosbench_env.agents.agent import Agent
+from nosbench_env.oracle import Evaluation, Oracle, Source
+from nosbench_env.program import Program
+from nosbench_env.tasks.task import OnStep, Status
+
+# What a training step costs in simulated seconds. The paper's training takes "about a minute" (Section 3.3) of 2,000
+# steps; a constant makes runs comparable whatever they ran on, and whatever the store already knew.
+SIMULATED_SECONDS_PER_STEP = 0.03
+_SAVE_AGENT_EVERY_S = 10.0
+
+
+class RunError(ValueError):
+    """The run folder can't be used: of another configuration, in use, or damaged. Nothing in it was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When a search ends: as soon as any of these is spent.
+
+    Attributes:
+        queries: Programs asked about, hits included.
+        distinct: Programs new to this run (by key), whether or not a store knew them.
+        simulated_seconds: Training steps of those, times `SIMULATED_SECONDS_PER_STEP`.
+
+    Raises:
+        ValueError: If none is given, or one is not positive.
+    """
+
+    queries: int | None = None
+    distinct: int | None = None
+    simulated_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = asdict(self)
+        if all(limit is None for limit in limits.values()):
+            raise ValueError("a budget needs at least one of queries, distinct, simulated_seconds")
+        for name, limit in limits.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"budget: {name} must be positive, got {limit!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One query of a run: a line of `history.jsonl`.
+
+    Attributes:
+        number: Counted from 1.
+        batch: Queries asked for together share it; counted from 1.
+        program: What was asked.
+        status: "ok", "nan" or "inf".
+        loss: The loss; None if it is not finite.
+        key: Key of the result in the store.
+        hit: Whether it was answered without training.
+        source: "trained", "store" or "probe".
+        seconds: Wall time of the query (of its batch, divided by the batch's size).
+        new: Whether the key is new to this run.
+        simulated_seconds: Cost of all queries of the run so far; see `Budget`.
+    """
+
+    number: int
+    batch: int
+    program: Program
+    status: Status
+    loss: float | None
+    key: str
+    hit: bool
+    source: Source
+    seconds: float
+    new: bool
+    simulated_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"program": self.program.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HistoryEntry:
+        """The inverse of `to_json`."""
+        return cls(**data | {"program": Program.from_json(data["program"])})
+
+
+@dataclass(slots=True)
+class SearchResult:
+    """What a run has found and spent; also shown while it goes on.
+
+    Attributes:
+        best: The query with the lowest loss, or None if none was finite.
+        queries: Queries done.
+        distinct: Programs new to the run.
+        trained: Trainings done.
+        simulated_seconds: See `Budget`.
+    """
+
+    best: HistoryEntry | None = None
+    queries: int = 0
+    distinct: int = 0
+    trained: int = 0
+    simulated_seconds: float = 0.0
+    _keys: set[str] = field(default_factory=set, repr=False)
+
+    def is_new(self, key: str) -> bool:
+        """Whether no query of the run had this key."""
+        return key not in self._keys
+
+    def add(self, entry: HistoryEntry) -> None:
+        """Counts a query."""
+        self.queries += 1
+        self.distinct += entry.new
+        self.trained += not entry.hit
+        self.simulated_seconds = entry.simulated_seconds
+        self._keys.add(entry.key)
+        if entry.loss is not None and (self.best is None or self.best.loss is None or entry.loss < self.best.loss):
+            self.best = entry
+
+    def within(self, budget: Budget) -> bool:
+        """Whether no limit of the budget is reached."""
+        spent = ((self.queries, budget.queries), (self.distinct, budget.distinct))
+        return all(limit is None or used < limit for used, limit in spent) and (
+            budget.simulated_seconds is None or self.simulated_seconds < budget.simulated_seconds
+        )
+
+
+OnQuery = Callable[[HistoryEntry, SearchResult], None]
+
+
+def search(
+    agent: Agent,
+    oracle: Oracle,
+    budget: Budget,
+    *,
+    epochs: int | None = None,
+    training_seed: int = 0,
+    folder: Path | str | None = None,
+    batch_size: int = 1,
+    on_query: OnQuery | None = None,
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Searches until the budget is spent.
+
+    A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with no query
+    lost or done twice, as if it had not been stopped. A greater budget prolongs a finished run. The folder holds
+    `config.json`, `history.jsonl` (a line a query) and `agent.json`.
+
+    Args:
+        agent: A fresh agent; a continued run brings it to where it was.
+        oracle: Evaluates the programs.
+        budget: When to end.
+        epochs: Length of training; the task's default if None.
+        training_seed: Seed of the trainings (the agent has its own).
+        folder: The run folder; None keeps nothing but what the oracle stores.
+        batch_size: Programs asked for and evaluated together.
+        on_query: Called after each query, and for those that a continued run had already done.
+        on_step: Called after each training step.
+
+    Raises:
+        RunError: If the folder belongs to another configuration, is in use by another process, or is damaged.
+        StoreError: If the store fails. What was done before is kept; the same call continues.
+    """
+    if folder is None:
+        return _search(agent, oracle, budget, epochs, training_seed, None, batch_size, on_query, on_step)
+    config = {
+        "agent": agent.name,
+        **agent.config(),
+        "task": oracle.task.name,
+        "task_version": oracle.task.version,
+        "epochs": epochs or oracle.task.default_epochs,
+        "training_seed": training_seed,
+        "identity": oracle.identity,
+        "batch_size": batch_size,
+    }
+    with _opened(Path(folder), config) as run:
+        return _search(agent, oracle, budget, epochs, training_seed, run, batch_size, on_query, on_step)
+
+
+def _search(
+    agent: Agent,
+    oracle: Oracle,
+    budget: Budget,
+    epochs: int | None,
+    training_seed: int,
+    run: _Run | None,
+    batch_size: int,
+    on_query: OnQuery | None,
+    on_step: OnStep | None,
+) -> SearchResult:
+    result = SearchResult()
+    batch = 0
+
+    def count(entry: HistoryEntry) -> None:
+        result.add(entry)
+        if on_query is not None:
+            on_query(entry, result)
+
+    if run is not None:
+        for entry in _catch_up(agent, oracle, run, epochs, training_seed):
+            count(entry)
+            batch = entry.batch
+    saved = time.monotonic()
+    while result.within(budget):
+        batch += 1
+        size = batch_size if budget.queries is None else min(batch_size, budget.queries - result.queries)
+        programs = agent.ask(size)
+        started = time.perf_counter()
+        evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step)
+        seconds = (time.perf_counter() - started) / size
+        entries = _entries(result, batch, evaluations, seconds, oracle.task.steps_per_epoch)
+        if run is not None:
+            run.append(entries)
+        agent.tell(programs, evaluations)
+        for entry in entries:
+            count(entry)
+        if run is not None and time.monotonic() - saved > _SAVE_AGENT_EVERY_S:
+            run.save_agent(agent, result.queries)
+            saved = time.monotonic()
+    if run is not None:
+        run.save_agent(agent, result.queries)
+    return result
+
+
+def _entries(
+    result: SearchResult, batch: int, evaluations: Sequence[Evaluation], seconds: float, steps_per_epoch: int
+) -> list[HistoryEntry]:
+    entries: list[HistoryEntry] = []
+    cost = result.simulated_seconds
+    for evaluation in evaluations:
+        new = result.is_new(evaluation.key) and all(entry.key != evaluation.key for entry in entries)
+        if new and evaluation.source != "probe":
+            cost += evaluation.epochs * steps_per_epoch * SIMULATED_SECONDS_PER_STEP
+        entries.append(
+            HistoryEntry(
+                number=result.queries + len(entries) + 1,
+                batch=batch,
+                program=evaluation.program,
+                status=evaluation.status,
+                loss=evaluation.loss if evaluation.status == "ok" else None,
+                key=evaluation.key,
+                hit=evaluation.hit,
+                source=evaluation.source,
+                seconds=round(seconds, 4),
+                new=new,
+                simulated_seconds=round(cost, 6),
+            )
+        )
+    return entries
+
+
+def _catch_up(
+    agent: Agent, oracle: Oracle, run: _Run, epochs: int | None, training_seed: int
+) -> list[HistoryEntry]:
+    """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since."""
+    history = run.history()
+    saved_at = run.load_agent(agent)
+    for _, group in groupby(history[saved_at:], key=lambda entry: entry.batch):
+        entries = list(group)
+        programs = agent.ask(len(entries))
+        if programs != [entry.program for entry in entries]:
+            raise RunError(
+                f"{run.folder}: query {entries[0].number} of the history is not what the agent proposes there. "
+                "The run was made with another version; choose another folder with --run"
+            )
+        agent.tell(programs, [_told(entry, oracle, epochs, training_seed) for entry in entries])
+    return history
+
+
+def _told(entry: HistoryEntry, oracle: Oracle, epochs: int | None, training_seed: int) -> Evaluation:
+    """The evaluation as the agent was told it, of which the history keeps all but the curve and the provenance."""
+    loss = float(entry.status) if entry.loss is None else entry.loss
+    return Evaluation(
+        entry.program,
+        oracle.task.name,
+        epochs or oracle.task.default_epochs,
+        training_seed,
+        loss,
+        entry.status,
+        (),
+        entry.key,
+        entry.hit,
+        entry.source,
+    )
+
+
+@contextmanager
+def _opened(folder: Path, config: dict[str, Any]) -> Iterator[_Run]:
+    """The run folder, made if it is new and held against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(f"{folder} is in use by another process; wait for it or choose another folder") from None
+    except OSError as error:
+        raise RunError(f"can't use the run folder {folder}: {error}; choose another with --run") from error
+    try:
+        run = _Run(folder)
+        run.check_config(config)
+        yield run
+    except OSError as error:
+        raise RunError(f"can't write to {folder}: {error}. Then run the same command again to continue") from error
+    finally:
+        lock.release()
+
+
+class _Run:
+    """The files of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._config, self._history, self._agent = (
+            folder / name for name in ("config.json", "history.jsonl", "agent.json")
+        )
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Writes the configuration of a new run; refuses to continue a run of another."""
+        if not self._config.exists():
+            if self._history.exists():
+                raise RunError(f"{self.folder} has a history but no config.json; choose another folder with --run")
+            self._replace(self._config, config)
+            return
+        found = self._read(self._config)
+        config = json.loads(json.dumps(config))
+        different = [name for name in {**found, **config} if found.get(name) != config.get(name)]
+        if different:
+            changes = "; ".join(f"{name} is {found.get(name)!r}, now {config.get(name)!r}" for name in different)
+            raise RunError(f"{self.folder} holds another run: {changes}. Choose another folder with --run")
+
+    def history(self) -> list[HistoryEntry]:
+        """The queries done. A last line cut short by a kill is removed; its result is in the store."""
+        if not self._history.exists():
+            return []
+        data = self._history.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self._history, len(whole))
+        entries = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entries.append(HistoryEntry.from_json(json.loads(line)))
+            except (ValueError, TypeError, KeyError) as error:
+                raise RunError(f"{self._history}, line {number}, is damaged: {error}") from error
+        return entries
+
+    def append(self, entries: Sequence[HistoryEntry]) -> None:
+        """Adds queries to the history; they are on disk when this returns."""
+        text = "".join(json.dumps(entry.to_json(), allow_nan=False) + "\n" for entry in entries)
+        with self._history.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save_agent(self, agent: Agent, queries: int) -> None:
+        """Saves the agent as it is after so many queries."""
+        self._replace(self._agent, {"queries": queries, "state": agent.state_dict()})
+
+    def load_agent(self, agent: Agent) -> int:
+        """Loads the saved state into the agent; returns after how many queries it was."""
+        if not self._agent.exists():
+            return 0
+        data = self._read(self._agent)
+        try:
+            agent.load_state_dict(data["state"])
+            return cast(int, data["queries"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{self._agent} is damaged: {error!r}; delete it, and the history is replayed") from error
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            return cast(dict[str, Any], json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+
+    def _replace(self, path: Path, data: dict[str, Any]) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)

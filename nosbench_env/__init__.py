@@ -1,0 +1,65 @@
+"""NOSBench as a Gymnasium environment: search for neural network optimizers, evaluated through a cached oracle.
+
+Importing this package registers `NOSBench-v0` and imports no torch; the public names below are loaded at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gymnasium import register
+
+if TYPE_CHECKING:
+    from nosbench_env.env import NOSBenchEnv as NOSBenchEnv
+    from nosbench_env.fingerprints import Fingerprint as Fingerprint
+    from nosbench_env.fingerprints import fingerprint as fingerprint
+    from nosbench_env.functions import FUNCTIONS as FUNCTIONS
+    from nosbench_env.known_programs import KNOWN_PROGRAMS as KNOWN_PROGRAMS
+    from nosbench_env.optimizer import ProgramOptimizer as ProgramOptimizer
+    from nosbench_env.oracle import Evaluation as Evaluation
+    from nosbench_env.oracle import Oracle as Oracle
+    from nosbench_env.program import Instruction as Instruction
+    from nosbench_env.program import InvalidProgram as InvalidProgram
+    from nosbench_env.program import Program as Program
+    from nosbench_env.search_space import SearchSpace as SearchSpace
+    from nosbench_env.store import ResultStore as ResultStore
+    from nosbench_env.store import StoreError as StoreError
+    from nosbench_env.tasks import TASKS as TASKS
+    from nosbench_env.tasks import make_task as make_task
+    from nosbench_env.tasks.task import Curve as Curve
+
+# Public name -> the module that defines it.
+_PUBLIC = {
+    "FUNCTIONS": "nosbench_env.functions",
+    "Instruction": "nosbench_env.program",
+    "InvalidProgram": "nosbench_env.program",
+    "Program": "nosbench_env.program",
+    "KNOWN_PROGRAMS": "nosbench_env.known_programs",
+    "SearchSpace": "nosbench_env.search_space",
+    "ProgramOptimizer": "nosbench_env.optimizer",
+    "Fingerprint": "nosbench_env.fingerprints",
+    "fingerprint": "nosbench_env.fingerprints",
+    "TASKS": "nosbench_env.tasks",
+    "make_task": "nosbench_env.tasks",
+    "Curve": "nosbench_env.tasks.task",
+    "ResultStore": "nosbench_env.store",
+    "StoreError": "nosbench_env.store",
+    "Evaluation": "nosbench_env.oracle",
+    "Oracle": "nosbench_env.oracle",
+    "NOSBenchEnv": "nosbench_env.env",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+register("NOSBench-v0", entry_point="nosbench_env.env:NOSBenchEnv")

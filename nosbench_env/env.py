@@ -1,0 +1,227 @@
+"""`NOSBench-v0`: building an optimizer, an instruction a step."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from nosbench_env.functions import FUNCTIONS
+from nosbench_env.program import Program
+from nosbench_env.search_space import MAX_ARITY, STOP, SearchSpace
+from nosbench_env.tasks import check_epochs, check_seed, check_task_name
+
+if TYPE_CHECKING:
+    from nosbench_env.oracle import Evaluation, Oracle
+
+Observation = NDArray[np.int64]
+Action = NDArray[np.int64]
+
+
+class NOSBenchEnv(gymnasium.Env[Observation, Action]):
+    """An agent writes an optimizer; the reward is the negative loss that a network trained with it reaches.
+
+    ## Description
+    An episode builds a program, one instruction a step. It ends with the STOP action or at the maximum length; then the
+    oracle evaluates the program: it trains the task's network with it, unless the result of an equivalent program is in
+    the store. A step that ends an episode may therefore take from milliseconds to minutes; all others take
+    microseconds. The task, the store and torch are loaded at the first evaluation.
+
+    ## Action Space
+    `MultiDiscrete([27, 20, 20, 20, 11])`: the function's number (in the order of `FUNCTIONS`; 26 is STOP), three input
+    slots, of which those beyond the function's arity are ignored, and the output slot less 9. The sizes follow
+    `memory_size`. Every action in the space is legal at any time. `action_masks()` gives the choices to prefer, in the
+    form that sb3-contrib's MaskablePPO reads: it forbids only STOP as the first action, which would give the empty
+    program.
+
+    ## Observation Space
+    `MultiDiscrete`, `(5 * max_instructions,)` int64: the program so far, five numbers an instruction: function number
+    + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. Instructions not yet written are 0.
+
+    ## Reward
+    0 until the last step; then `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite. The
+    loss is the mean training loss of the last epoch, in the task's unit (nats).
+
+    ## Starting State
+    The empty program. Nothing here is random: `seed` seeds only `np_random`, which the env does not use.
+
+    ## Episode End
+    `terminated` is true after STOP or the last instruction that fits. `truncated` is always false. A wrapper that
+    truncates ends an episode without evaluating the program; it should pay `failure_reward`, since 0 would beat every
+    honest loss.
+
+    ## Info
+    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite) and `status` ("ok",
+    "nan", "inf"): equal for equal actions. What may differ between two replays (whether it was a hit, seconds,
+    provenance) is in `env.unwrapped.last_evaluation`.
+
+    ## Arguments
+    All are plain JSON data, so that they travel in the env's spec, but for `oracle`.
+
+    * `task`: a name in `TASKS`: "pfn", the paper's task, or "toy", which takes less than a second.
+    * `epochs`: length of training; None is the task's default (20 for "pfn", as in the paper).
+    * `seed`: seed of the training (not of the env); 0 is the paper's.
+    * `max_instructions`, `memory_size`: bounds of the search space; the defaults are the paper's.
+    * `device`: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
+    * `store`: where results are kept, a file or `sqlite:///file`; None is the user's default store.
+    * `failure_reward`: the reward of a failed program, and the least there is.
+    * `render_mode`: "ansi" (`render()` returns the program's text) or "human" (it is printed as it grows).
+    * `oracle`: an `Oracle` to use instead of one made from `task`, `device` and `store`; only when constructing
+      `NOSBenchEnv` directly.
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012  # Gymnasium's form
+
+    def __init__(
+        self,
+        task: str = "pfn",
+        epochs: int | None = None,
+        seed: int = 0,
+        max_instructions: int = 20,
+        memory_size: int = 20,
+        device: str = "auto",
+        store: str | Path | None = None,
+        failure_reward: float = -20.0,
+        render_mode: str | None = None,
+        *,
+        oracle: Oracle | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+        if not np.isfinite(failure_reward):
+            raise ValueError(f"failure_reward must be a finite number, got {failure_reward!r}")
+        self.search_space = SearchSpace(max_instructions, memory_size)
+        self.render_mode = render_mode
+        self.failure_reward = float(failure_reward)
+        self.last_evaluation: Evaluation | None = None
+        self._epochs, self._seed = check_epochs(epochs), check_seed(seed)
+        self._task, self._device, self._store = check_task_name(task), device, store
+        self._injected = self._oracle = oracle
+        self._program = Program()
+        self._over = True  # until reset
+
+        self.action_space = spaces.MultiDiscrete(self.search_space.action_sizes)
+        row = [STOP + 1, *[memory_size + 1] * MAX_ARITY, self.action_space.nvec[-1] + 1]
+        self.observation_space = spaces.MultiDiscrete(row * max_instructions)
+
+    @property
+    def program(self) -> Program:
+        """The program so far."""
+        return self._program
+
+    @property
+    def oracle(self) -> Oracle:
+        """What evaluates the programs, made at its first use."""
+        if self._oracle is None:
+            from nosbench_env.oracle import Oracle  # loads torch
+
+            self._oracle = Oracle(self._task, self._store, self._device)
+        return self._oracle
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an empty program. There are no options."""
+        super().reset(seed=seed)
+        self._program, self._over = Program(), False
+        self._print_if_human()
+        return self._observation(), {}
+
+    def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Appends an instruction, or stops; the last step evaluates the program.
+
+        Raises:
+            ValueError: If the action is not in the action space.
+            gymnasium.error.ResetNeeded: If the episode is over, or none has begun.
+        """
+        if self._over:
+            raise gymnasium.error.ResetNeeded("the episode is over (or has not begun): call reset() first")
+        instruction = self.search_space.decode(action)
+        if instruction is not None:
+            self._program = Program((*self._program, instruction))
+        if instruction is None or len(self._program) == self.search_space.max_instructions:
+            return self._end()
+        self._print_if_human()
+        return self._observation(), 0.0, False, False, {}
+
+    def _end(self) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        evaluation = self.last_evaluation = self.oracle.query(self._program, self._epochs, self._seed)
+        self._over = True
+        finite = evaluation.status == "ok"
+        reward = max(-evaluation.loss, self.failure_reward) if finite else self.failure_reward
+        info = {
+            "program": str(self._program),
+            "loss": evaluation.loss if finite else None,
+            "status": evaluation.status,
+        }
+        self._print_if_human()
+        return self._observation(), reward, True, False, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
+        return self.search_space.action_masks(len(self._program))
+
+    def render(self) -> str | None:  # type: ignore[override]  # Gymnasium's generic form says less
+        """The program so far, and its loss once it is evaluated ("ansi"); "human" prints this by itself."""
+        return self._text() if self.render_mode == "ansi" else None
+
+    def fork(self) -> NOSBenchEnv:
+        """A second env in the same state, which goes its own way from here; `copy.deepcopy` does the same."""
+        return copy.deepcopy(self)
+
+    def get_state(self) -> dict[str, Any]:
+        """The state as JSON data, for `set_state`."""
+        return {"program": self._program.to_json(), "over": self._over}
+
+    def set_state(self, state: dict[str, Any]) -> Observation:
+        """Returns to a state of `get_state`, also of another env or process.
+
+        Returns:
+            The observation in that state.
+
+        Raises:
+            ValueError: If it is not a state, or its program does not fit this env's search space.
+        """
+        try:
+            program, over = Program.from_json(state["program"]), state["over"]
+        except (KeyError, TypeError):
+            raise ValueError(f"expected a state from get_state(), got {state!r}") from None
+        if not isinstance(over, bool):
+            raise ValueError(f"'over' must be true or false, got {over!r}")
+        if len(program) and program not in self.search_space:
+            raise ValueError(f"the state's program is not in this env's {self.search_space}:\n{program}")
+        self._program, self._over = program, over
+        return self._observation()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NOSBenchEnv:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)  # an oracle's copy is the oracle itself
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_oracle": self._injected}  # elsewhere it is made again from the arguments
+
+    def _observation(self) -> Observation:
+        observation = np.zeros((self.search_space.max_instructions, 2 + MAX_ARITY), dtype=np.int64)
+        for row, instruction in zip(observation, self._program, strict=False):
+            row[:] = self.search_space.encode(instruction) + 1
+            row[1 + FUNCTIONS[instruction.function].arity : 1 + MAX_ARITY] = 0
+        return observation.ravel()
+
+    def _text(self) -> str:
+        lines = [f"{number:3}  {instruction}" for number, instruction in enumerate(self._program, start=1)]
+        if self._over and self.last_evaluation is not None and self.last_evaluation.program == self._program:
+            lines.append(f"loss {self.last_evaluation.loss:.4f} ({self.last_evaluation.status})")
+        return "\n".join(lines) or "(empty program)"
+
+    def _print_if_human(self) -> None:
+        if self.render_mode == "human":
+            print(self._text(), end="\n\n", flush=True)

@@ -1,0 +1,150 @@
+"""`ProgramOptimizer`: what running a program means, in plain torch. Faster paths are tested against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import chain
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from nosbench_env.functions import FUNCTIONS
+from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, PARAM, STEP, Program
+
+
+class ProgramOptimizer(torch.optim.Optimizer):
+    """Trains parameters with a program (paper, Section 3.1), as any `torch.optim` optimizer would.
+
+    Each step runs the program once per parameter tensor that has a gradient and subtracts `lr` times the value of its
+    last instruction. Memory and step counter belong to the tensor. Scalars are computed in the parameter's precision,
+    in float32 for half-precision parameters.
+
+    Args:
+        params: Parameters, or parameter groups, as `torch.optim.Optimizer` takes them; real floating point.
+        program: The program to run.
+        lr: Multiplier of the update. The benchmark always uses 1; programs contain their own learning rate.
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
+        ValueError: If `lr` is not a finite number >= 0, or a parameter is not real floating point.
+
+    >>> from nosbench_env import KNOWN_PROGRAMS
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = ProgramOptimizer([weight], KNOWN_PROGRAMS["SGD"])
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> weight.data
+    tensor([0.9900, 0.9900])
+    """
+
+    def __init__(self, params: Iterable[Any], program: Program, lr: float = 1.0) -> None:
+        if not isinstance(program, Program):
+            raise TypeError(f"program must be a Program, got {type(program).__name__}")
+        self.program = program
+        super().__init__(params, {"lr": lr})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, with its own `lr` if it names one (see `torch.optim.Optimizer.add_param_group`)."""
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Runs the program once for every parameter with a gradient.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls `backward` and returns the loss.
+
+        Returns:
+            What `closure` returned, or None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    param.add_(self._update(param), alpha=-group["lr"])
+        return loss
+
+    def _update(self, param: Tensor) -> Tensor:
+        """Runs the program once for one tensor: advances its step and memory, returns the update (0-d or its shape)."""
+        if param.grad is None or param.grad.is_sparse:
+            raise RuntimeError("ProgramOptimizer does not support sparse gradients")
+        state = self.state[param]
+        if not state:
+            state["step"] = 0
+            state["memory"] = {}
+        state["step"] += 1
+
+        # All functions return fresh storage, so a slot never aliases another slot, the parameter or its gradient.
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        step = torch.tensor(float(state["step"]), dtype=dtype, device=param.device)
+        constants, zero = _constants(dtype, param.device)
+        memory = {slot: value.to(param.device) for slot, value in state["memory"].items()}
+        memory |= {PARAM: param, GRAD: param.grad, STEP: step, **constants}
+        update = zero
+        for instruction in self.program:
+            inputs = (memory.get(slot, zero) for slot in instruction.inputs)
+            update = memory[instruction.output] = FUNCTIONS[instruction.function](*inputs)
+        state["memory"] = {slot: value for slot, value in memory.items() if slot >= FIRST_WRITABLE_SLOT}
+        return update
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch defines it (plain tensors and numbers), and the program's JSON form under "program"."""
+        return super().state_dict() | {"program": self.program.to_json()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores a state; training then continues to the last bit. Tensors move to their parameter's device.
+
+        Raises:
+            ValueError: If the state belongs to another program, or to other parameter groups.
+        """
+        if state_dict.get("program", self.program.to_json()) != self.program.to_json():
+            raise ValueError(
+                f"this state belongs to another program:\n{Program.from_json(state_dict['program'])}\n"
+                f"and can't continue:\n{self.program}"
+            )
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        # torch casts all state to the parameter's precision, which would round the float32 scalars of half precision.
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            if saved_id in state_dict["state"]:
+                memory = state_dict["state"][saved_id]["memory"]
+                self.state[param]["memory"] = {slot: value.to(param.device) for slot, value in memory.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"program": self.program}
+
+    def __repr__(self) -> str:
+        groups = super().__repr__().partition("(")[2]
+        return f"{type(self).__name__}({self.program!r}, {groups}"
+
+
+@cache
+def _constants(dtype: torch.dtype, device: torch.device) -> tuple[dict[int, Tensor], Tensor]:
+    """The constant slots and the zero that unset slots read as; no function writes to its inputs, so all share them."""
+    constants = {slot: torch.tensor(value, dtype=dtype, device=device) for slot, value in CONSTANTS.items()}
+    return constants, torch.tensor(0.0, dtype=dtype, device=device)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    lr = group["lr"]
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+        raise ValueError(f"lr must be a finite number >= 0, got {lr!r}")
+    for param in group["params"]:
+        if not param.is_floating_point():
+            raise ValueError(f"parameters must be real floating point, got {param.dtype}")

@@ -1,0 +1,286 @@
+"""The oracle: what loss does a program reach? It trains only when nobody has asked about an equivalent one before."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nosbench_env.fingerprints import fingerprint
+from nosbench_env.program import Program
+from nosbench_env.store import Record, ResultStore
+from nosbench_env.tasks import check_epochs, check_seed, check_task_name, make_task
+from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
+
+Identity = Literal["paper"]
+Source = Literal["trained", "store", "probe"]
+IDENTITIES: tuple[Identity, ...] = ("paper",)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the oracle says about a program.
+
+    Attributes:
+        program: The program as asked.
+        task: Name of the task.
+        epochs: Length of the training asked for.
+        seed: Seed of the training; 0 is the paper's.
+        loss: Mean training loss of the last epoch, each step's taken before its update (the paper's fitness; in nats
+            for "pfn"); NaN or inf if the program diverged.
+        status: "ok", "nan" or "inf": what `loss` is.
+        curve: Mean loss of each epoch; empty if the probe already showed that the program diverges.
+        key: The key of the result in the store: equal for programs taken to be equivalent.
+        hit: Whether this was answered without training.
+        source: "trained" now, known from the "store", or diverged on the "probe".
+        seconds: What the training took when it was done; 0 if there was none.
+        provenance: Where the result comes from: the program that was trained, device, versions, date.
+    """
+
+    program: Program
+    task: str
+    epochs: int
+    seed: int
+    loss: float
+    status: Status
+    curve: tuple[float, ...]
+    key: str
+    hit: bool
+    source: Source
+    seconds: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; numbers that are not finite are None (`status` tells which they are)."""
+
+        def number(value: float) -> float | None:
+            return value if loss_status(value) == "ok" else None
+
+        return {
+            "program": self.program.to_json(),
+            "task": self.task,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "loss": number(self.loss),
+            "status": self.status,
+            "curve": [number(mean) for mean in self.curve],
+            "key": self.key,
+            "hit": self.hit,
+            "source": self.source,
+            "seconds": self.seconds,
+            "provenance": dict(self.provenance),
+        }
+
+
+@dataclass(slots=True)
+class Statistics:
+    """How often the oracle was asked, and what it cost.
+
+    Attributes:
+        queries: Programs asked about.
+        trained: Trainings done.
+        stored: Queries answered from the store, or by another program of the same call.
+        diverged: Queries answered by the probe.
+    """
+
+    queries: int = 0
+    trained: int = 0
+    stored: int = 0
+    diverged: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of queries answered without training; NaN before the first (paper, Table 3)."""
+        return (self.stored + self.diverged) / self.queries if self.queries else float("nan")
+
+    @property
+    def hit_rate_excluding_diverged(self) -> float:
+        """The same without the queries that the probe answered (paper, Table 3, "excl. NaNs")."""
+        asked = self.queries - self.diverged
+        return self.stored / asked if asked else float("nan")
+
+
+class Oracle:
+    """Answers queries for the loss of a program, from the store where it can.
+
+    Args:
+        task: A name in `TASKS`, or a `Task`.
+        store: A `ResultStore`, or its location; None is the user's default store.
+        device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
+        identity: Which programs are taken to be equivalent and share a result: "paper", those that the paper's proxy
+            cannot tell apart (Appendix B). Programs that diverge on the proxy are not trained, as in the paper's code.
+
+    Attributes:
+        statistics: Counts of this oracle's queries and hits.
+
+    Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
+
+    Raises:
+        ValueError: If the task, the store's location or the identity is unknown.
+    """
+
+    def __init__(
+        self,
+        task: str | Task = "pfn",
+        store: ResultStore | str | Path | None = None,
+        device: str = "auto",
+        identity: Identity = "paper",
+    ) -> None:
+        if identity not in IDENTITIES:
+            raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
+        self._task = check_task_name(task) if isinstance(task, str) else task
+        self.store = store if isinstance(store, ResultStore) else ResultStore(store)
+        self.device = device
+        self.identity = identity
+        self.statistics = Statistics()
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, made at its first use."""
+        return make_task(self._task, self.device) if isinstance(self._task, str) else self._task
+
+    def query(
+        self, program: Program, epochs: int | None = None, seed: int = 0, *, on_step: OnStep | None = None
+    ) -> Evaluation:
+        """Evaluates one program; see `query_many`."""
+        return self.query_many([program], epochs, seed, on_step=on_step)[0]
+
+    def query_many(
+        self,
+        programs: Sequence[Program],
+        epochs: int | None = None,
+        seed: int = 0,
+        *,
+        on_step: OnStep | None = None,
+        on_trained: Callable[[Program, Curve], None] | None = None,
+    ) -> list[Evaluation]:
+        """Evaluates programs, training each distinct unknown one once.
+
+        A training answers queries for fewer epochs too; a query for more trains from the start. The first result
+        stored for an epoch stays, so asking again gives the same answer. Each result is stored as soon as it is known.
+
+        Args:
+            programs: What to evaluate.
+            epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
+            seed: Seed of the training.
+            on_step: Called after each training step.
+            on_trained: Called after each training, when its result is stored.
+
+        Returns:
+            An evaluation for each program, in order. Diverged programs are results, not errors.
+
+        Raises:
+            TypeError: If something is not a `Program`.
+            ValueError: If `epochs` or `seed` is out of range.
+            StoreError: If the store can't be read or written.
+        """
+        epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
+        fingerprints = [fingerprint(program, method=self.identity) for program in programs]
+        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
+        keys = [f"{prefix}/{taken}" for taken in fingerprints]
+
+        records: dict[str, Record] = {}
+        unknown: dict[str, Program] = {}
+        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
+            if taken.status != "ok" or key in records or key in unknown:
+                continue
+            if (record := self.store.get(key, epochs)) is not None:
+                records[key] = record
+            else:
+                unknown[key] = program
+        if unknown:
+            records |= self._train(unknown, epochs, seed, on_step, on_trained)
+
+        evaluations = []
+        first_asked = set(unknown)
+        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
+            self.statistics.queries += 1
+            if taken.status != "ok":
+                self.statistics.diverged += 1
+                loss = float(taken.status)
+                evaluations.append(
+                    Evaluation(program, self.task.name, epochs, seed, loss, taken.status, (), key, True, "probe")
+                )
+                continue
+            trained = key in first_asked
+            first_asked.discard(key)
+            self.statistics.trained += trained
+            self.statistics.stored += not trained
+            evaluations.append(self._evaluation(program, epochs, seed, key, records[key], trained))
+        return evaluations
+
+    def _train(
+        self,
+        unknown: Mapping[str, Program],
+        epochs: int,
+        seed: int,
+        on_step: OnStep | None,
+        on_trained: Callable[[Program, Curve], None] | None,
+    ) -> dict[str, Record]:
+        """Trains each program and stores its result under its key."""
+        keys, programs = list(unknown), list(unknown.values())
+        records: dict[str, Record] = {}
+        started = time.perf_counter()
+
+        def store_curve(index: int, curve: Curve) -> None:
+            nonlocal started
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            provenance = _provenance(programs[index], self.task, seconds)
+            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, provenance)
+            self.store.add(keys[index], record)
+            # Another process may have been first; then its result is the one that stays.
+            records[keys[index]] = self.store.get(keys[index], epochs) or record
+            if on_trained is not None:
+                on_trained(programs[index], curve)
+
+        self.task.train_programs(programs, epochs, seed, on_step=on_step, on_curve=store_curve)
+        return records
+
+    def _evaluation(
+        self, program: Program, epochs: int, seed: int, key: str, record: Record, trained: bool
+    ) -> Evaluation:
+        loss = record.epoch_means[-1]
+        return Evaluation(
+            program=program,
+            task=self.task.name,
+            epochs=epochs,
+            seed=seed,
+            loss=loss,
+            status=loss_status(loss),
+            curve=record.epoch_means,
+            key=key,
+            hit=not trained,
+            source="trained" if trained else "store",
+            seconds=record.provenance.get("seconds", 0.0),
+            provenance=record.provenance,
+        )
+
+    def __copy__(self) -> Oracle:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Oracle:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Oracle, (self._task, self.store, self.device, self.identity)
+
+
+def _provenance(program: Program, task: Task, seconds: float) -> dict[str, Any]:
+    device = torch.device(task.device)
+    return {
+        "program": program.to_json(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "nosbench_env": version("nosbench_env"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seconds": round(seconds, 3),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,242 @@
+"""`ResultStore`: results on disk, shared by processes. It knows string keys and plain records; nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+import sqlalchemy as sql
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x4E4F5342  # "NOSB" in the header of the SQLite file: tells a store from anybody else's database
+_LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
+
+_metadata = sql.MetaData()
+_schema = sql.Table(
+    "schema", _metadata, sql.Column("id", sql.Integer, primary_key=True), sql.Column("version", sql.Integer)
+)
+# One row a training, never changed or deleted. The oldest row that covers an epoch answers for it.
+_runs = sql.Table(
+    "runs",
+    _metadata,
+    sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("key", sql.Text, nullable=False, index=True),
+    sql.Column("epoch_means", sql.Text, nullable=False),  # JSON; exact (repr) floats, non-finite ones as strings
+    sql.Column("stopped_at", sql.Integer),
+    sql.Column("provenance", sql.Text, nullable=False),  # JSON
+    sqlite_autoincrement=True,
+)
+
+
+class StoreError(RuntimeError):
+    """The store can't be opened, read or written. What it holds is untouched; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The result of a training.
+
+    Attributes:
+        epoch_means: The mean loss of each epoch.
+        stopped_at: After how many updates a parameter was non-finite, or None; see `Curve`.
+        provenance: JSON data: the program as asked, device, versions, seconds, date.
+    """
+
+    epoch_means: tuple[float, ...]
+    stopped_at: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ResultStore:
+    """Results of trainings in a SQLite database, which any number of processes on one machine may use at once.
+
+    Args:
+        location: A file, or a URL `sqlite:///file`; `sqlite://` keeps everything in memory. None takes the environment
+            variable `NOSBENCH_STORE`, or else `results.sqlite` in the user's cache folder.
+
+    The file is made, or opened, at the first use. Copies and pickles of a store open the same file.
+
+    Raises:
+        ValueError: If the location is not a file or a SQLite URL.
+        StoreError: At first use, if the file can't be used: no permission, no store, damaged, of a newer version.
+
+    >>> store = ResultStore("sqlite://")
+    >>> store.add("key", Record((1.5, 0.5)))
+    >>> store.get("key", epochs=1).epoch_means
+    (1.5,)
+    >>> store.get("key", epochs=3) is None
+    True
+    """
+
+    def __init__(self, location: str | Path | None = None) -> None:
+        self.url = _store_url(location)
+        self._opened: sql.Engine | None = None
+        self._opened_by = 0
+
+    @property
+    def path(self) -> Path | None:
+        """The store's file; None if it is in memory."""
+        return Path(self.url.database) if self.url.database else None
+
+    def get(self, key: str, epochs: int) -> Record | None:
+        """The record of a training of `epochs` epochs, or None if no stored one is that long.
+
+        Each epoch's mean comes from the oldest training that reached it, so an answer, once given, never changes. A
+        training whose parameters turned non-finite answers for any number of epochs: NaN from there on.
+        """
+        with self._connected() as connection:
+            rows = connection.execute(sql.select(_runs).where(_runs.c.key == key).order_by(_runs.c.id)).all()
+        means: list[float] = []
+        stopped_at: int | None = None
+        provenance: Mapping[str, Any] = {}
+        for record in (self._record(row) for row in rows):
+            reached = record.epoch_means
+            if record.stopped_at is not None:
+                reached += (math.nan,) * (epochs - len(reached))
+            if len(reached) > len(means):
+                means += reached[len(means) : epochs]
+                stopped_at, provenance = record.stopped_at, record.provenance
+            if len(means) == epochs:
+                return Record(tuple(means), stopped_at, provenance)
+        return None
+
+    def add(self, key: str, record: Record) -> None:
+        """Adds the record of a training. When this returns, the record is on disk.
+
+        What an earlier record of the key answers, it goes on answering; the new one is kept beside it.
+        """
+        values = {
+            "key": key,
+            "epoch_means": json.dumps([_encode_float(mean) for mean in record.epoch_means]),
+            "stopped_at": record.stopped_at,
+            "provenance": json.dumps(dict(record.provenance), allow_nan=False),
+        }
+        with self._connected() as connection:
+            connection.execute(sql.insert(_runs).values(values))
+
+    def __len__(self) -> int:
+        """The number of distinct keys."""
+        with self._connected() as connection:
+            return connection.execute(sql.select(sql.func.count(sql.distinct(_runs.c.key)))).scalar_one()
+
+    def close(self) -> None:
+        """Closes the file; the next use opens it again. A store in memory is gone."""
+        if self._opened is not None:
+            # A forked child must not close its parent's connections.
+            self._opened.dispose(close=self._opened_by == os.getpid())
+            self._opened = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_opened": None, "_opened_by": 0}
+
+    def __repr__(self) -> str:
+        return f"ResultStore({str(self.url)!r})"
+
+    def _record(self, row: sql.Row[Any]) -> Record:
+        try:
+            means = tuple(_decode_float(mean) for mean in json.loads(row.epoch_means))
+            return Record(means, row.stopped_at, json.loads(row.provenance))
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"the store {self.url} is damaged at record {row.id}: {error}. {_REPAIR}") from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[sql.Connection]:
+        """A connection in autocommit mode: each statement is a transaction of its own, whole or not there."""
+        try:
+            with self._engine().connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise StoreError(f"can't use the store {self.url}: {error.orig}. {_advice(str(error.orig))}") from error
+
+    def _engine(self) -> sql.Engine:
+        if self._opened is None or self._opened_by != os.getpid():
+            self.close()
+            self._opened, self._opened_by = self._open(), os.getpid()
+        return self._opened
+
+    def _open(self) -> sql.Engine:
+        engine = sql.create_engine(
+            self.url, isolation_level="AUTOCOMMIT", connect_args={"timeout": _LOCK_TIMEOUT_S}, hide_parameters=True
+        )
+        sql.event.listen(engine, "connect", _set_durable)
+        if self.path is None:
+            self._prepare(engine)
+            return engine
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Switching a new file to write-ahead logging fails if another process does the same just then.
+            with filelock.FileLock(f"{self.path}.lock", timeout=_LOCK_TIMEOUT_S):
+                self._prepare(engine)
+        except (OSError, filelock.Timeout) as error:
+            raise StoreError(f"can't open the store {self.path}: {error}. {_ELSEWHERE}") from error
+        return engine
+
+    def _prepare(self, engine: sql.Engine) -> None:
+        """Checks that the file is a store of ours, and makes it one if it is new."""
+        with engine.connect() as connection:
+            application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+            if application_id != APPLICATION_ID:
+                if sql.inspect(connection).get_table_names():
+                    raise StoreError(f"{self.path} is a database, but not a NOSBench store. {_ELSEWHERE}")
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")  # readers and a writer don't block each other
+                _metadata.create_all(connection)
+                connection.execute(sql.insert(_schema).prefix_with("OR IGNORE").values(id=1, version=SCHEMA_VERSION))
+                # Last, so that a kill in between leaves a file without results that the next opening completes.
+                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            version = connection.execute(sql.select(_schema.c.version)).scalar_one()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self.path} has version {version}, this nosbench_env reads up to {SCHEMA_VERSION}: "
+                f"upgrade nosbench_env, or name another store with --store or NOSBENCH_STORE"
+            )
+
+
+_ELSEWHERE = "Name another file with --store or NOSBENCH_STORE."
+_REPAIR = "Move the file away to start a new store, or name another with --store or NOSBENCH_STORE."
+
+
+def _advice(error: str) -> str:
+    if "full" in error:
+        return "The disk is full; results stored before are safe. Free some space and run the same command again."
+    if "not a database" in error or "malformed" in error:
+        return f"The file is damaged or no SQLite database. {_REPAIR}"
+    if "locked" in error:
+        return "Another process kept it locked for a minute; run the same command again when that is done."
+    return f"Check its permissions. {_ELSEWHERE}"
+
+
+def _store_url(location: str | Path | None) -> sql.URL:
+    if location is None:
+        location = os.environ.get("NOSBENCH_STORE") or platformdirs.user_cache_path("nosbench_env") / "results.sqlite"
+    if isinstance(location, Path) or "://" not in location:
+        return sql.URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
+    try:
+        url = sql.make_url(location)
+    except ArgumentError:
+        raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}") from None
+    if url.get_backend_name() != "sqlite":
+        raise ValueError(f"store must be a file or a URL sqlite:///file, got one of {url.get_backend_name()!r}")
+    return url
+
+
+def _set_durable(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; it costs milliseconds
+
+
+def _encode_float(value: float) -> float | str:
+    return value if math.isfinite(value) else repr(value)
+
+
+def _decode_float(value: Any) -> float:
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        raise ValueError(f"expected a number, got {value!r}")
+    return float(value)

@@ -1,0 +1,79 @@
+"""The Prior-Data Fitted Network that the benchmark trains: a small transformer that predicts in context."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EMBEDDING, HEADS, HIDDEN, LAYERS = 256, 4, 512, 4
+
+
+class PFN(nn.Module):
+    """A transformer over the points of a data set; labelled points are context, the others are predicted.
+
+    The paper's model: 56 tensors, 2,292,324 parameters. Modules are built in the order of its code, so that the same
+    seed gives the same weights to the last bit (weights come from torch's global generator). Attention is computed in
+    one call over all points, which is exact up to rounding (outputs differ by less than 1e-6).
+
+    Args:
+        num_features: Features of a point.
+        num_outputs: Buckets of the predicted distribution.
+    """
+
+    def __init__(self, num_features: int, num_outputs: int) -> None:
+        super().__init__()
+        self.x_encoder = nn.Linear(num_features, EMBEDDING)
+        layer = nn.TransformerEncoderLayer(EMBEDDING, HEADS, HIDDEN, dropout=0.0, activation="gelu")
+        for linear in (layer.self_attn.out_proj, layer.linear2):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(LAYERS))  # all start equal, as in the code
+        self.y_encoder = nn.Linear(1, EMBEDDING)
+        self.decoder = nn.Sequential(nn.Linear(EMBEDDING, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, num_outputs))
+
+    def forward(self, x: Tensor, y: Tensor, num_context: int) -> Tensor:
+        """Predicts the points after the context.
+
+        Args:
+            x: `(points, data sets, features)`, uniform in [0, 1].
+            y: `(points, data sets)`; only the first `num_context` are read.
+            num_context: How many points are labelled, from 0 to points - 1.
+
+        Returns:
+            Logits over the buckets, `(points - num_context, data sets, outputs)`.
+        """
+        tokens = self.x_encoder((x - 0.5) / math.sqrt(1 / 12))
+        context = tokens[:num_context] + self.y_encoder(y[:num_context].unsqueeze(-1))
+        tokens = torch.cat([context, tokens[num_context:]])
+        for layer in self.layers:
+            tokens = _layer(layer, tokens, num_context)
+        logits: Tensor = self.decoder(tokens[num_context:])
+        return logits
+
+
+def _layer(layer: nn.Module, tokens: Tensor, num_context: int) -> Tensor:
+    """A post-norm transformer layer in which every token attends to the context alone."""
+    tokens = layer.norm1(tokens + _attention(layer.self_attn, tokens, num_context))
+    hidden: Tensor = layer.norm2(tokens + layer.linear2(F.gelu(layer.linear1(tokens))))
+    return hidden
+
+
+def _attention(attention: nn.MultiheadAttention, tokens: Tensor, num_context: int) -> Tensor:
+    """Multi-head attention of all tokens `(points, data sets, embedding)` to the first `num_context`."""
+    points, datasets, _ = tokens.shape
+    packed = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    # (points, data sets, 3 * embedding) -> three of (data sets, heads, points, embedding / heads)
+    heads = packed.view(points, datasets, 3, HEADS, EMBEDDING // HEADS).permute(2, 1, 3, 0, 4)
+    query, key, value = heads[0], heads[1][:, :, :num_context], heads[2][:, :, :num_context]
+    if num_context:
+        attended = F.scaled_dot_product_attention(query, key, value)
+    else:
+        # An empty context gives exactly 0. Keeping `query` in the graph gives every parameter a gradient (of zeros),
+        # so that an optimizer's step counter advances for each at every step, as in the paper's code.
+        attended = query * 0.0
+    projected: Tensor = attention.out_proj(attended.permute(2, 0, 1, 3).reshape(points, datasets, EMBEDDING))
+    return projected

@@ -1,0 +1,118 @@
+"""What a task is: it trains a model with an optimizer and returns the learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nosbench_env.program import Program
+
+MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+Status = Literal["ok", "nan", "inf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+OnStep = Callable[[Progress], None]
+OnCurve = Callable[[int, "Curve"], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The learning curve of one training.
+
+    Attributes:
+        step_losses: `(epochs, steps per epoch)` float64, the training loss of each step before its update, in the
+            task's unit (nats for "pfn"). NaN after the parameters turned non-finite: no further step is computed.
+        stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
+            such a curve is finite to its end, and any longer training is known to be NaN from there on.
+    """
+
+    step_losses: NDArray[np.float64]
+    stopped_at: int | None = None
+
+    @property
+    def epoch_means(self) -> NDArray[np.float64]:
+        """The mean loss of each epoch, `(epochs,)` float64."""
+        return self.step_losses.mean(axis=1)
+
+
+def loss_status(loss: float) -> Status:
+    """Names a loss: "ok" if finite, else "nan" or "inf"."""
+    if np.isfinite(loss):
+        return "ok"
+    return "nan" if np.isnan(loss) else "inf"
+
+
+class Task(Protocol):
+    """What the oracle needs of a task. `make_task` makes those of `TASKS`; any object with these members will do.
+
+    Attributes:
+        name: Names the task in keys of the store.
+        version: Changes whenever results change.
+        arithmetic: The precision of training, part of the keys: "float32".
+        device: Where training runs, as torch writes it.
+        default_epochs: The length of training that the benchmark reports.
+        steps_per_epoch: Updates in an epoch.
+    """
+
+    name: str
+    version: int
+    arithmetic: str
+    device: str
+    default_epochs: int
+    steps_per_epoch: int
+
+    def train(
+        self,
+        make_optimizer: MakeOptimizer,
+        epochs: int | None = None,
+        seed: int = 0,
+        *,
+        on_step: OnStep | None = None,
+        checkpoint: Path | str | None = None,
+    ) -> Curve:
+        """Trains a fresh model with the optimizer that `make_optimizer(model.parameters())` returns.
+
+        Args:
+            make_optimizer: Any optimizer: `torch.optim.AdamW`, or `lambda params: ProgramOptimizer(params, program)`.
+            epochs: How long; `default_epochs` if None.
+            seed: Data, initial weights and everything else drawn; 0 is the paper's.
+            on_step: Called after every update.
+            checkpoint: A file to resume from if it exists, written after every epoch. Resumed training continues to
+                the last bit.
+
+        Raises:
+            ValueError: If `epochs` or `seed` is out of range, or the checkpoint belongs to another training.
+        """
+        ...
+
+    def train_programs(
+        self,
+        programs: Sequence[Program],
+        epochs: int | None = None,
+        seed: int = 0,
+        *,
+        on_step: OnStep | None = None,
+        on_curve: OnCurve | None = None,
+    ) -> list[Curve]:
+        """Trains once with each program, as `train` with `ProgramOptimizer` would; a task may do it faster.
+
+        Args:
+            on_step: As in `train`, for each training.
+            on_curve: Called with a program's index and curve as soon as it is known, so that none need be lost.
+        """
+        ...

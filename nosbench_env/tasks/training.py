@@ -1,0 +1,181 @@
+"""The training loop that all tasks share: reproducible, resumable after any epoch, stopped when parameters die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nosbench_env.optimizer import ProgramOptimizer
+from nosbench_env.program import Program
+from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress, Task
+
+MAX_GRAD_NORM = 1.0  # gradients are clipped to this global norm, as in the paper's code
+
+BatchLoss = Callable[[nn.Module, int], Tensor]
+
+
+def train_model(
+    model: nn.Module,
+    batch_loss: BatchLoss,
+    make_optimizer: MakeOptimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    training_name: str,
+    on_step: OnStep | None = None,
+    checkpoint: Path | str | None = None,
+) -> Curve:
+    """Trains `model` in place and returns its curve.
+
+    Args:
+        batch_loss: Gives the loss of step `i`, counted from 0 over the whole training; a function of the model and `i`
+            alone, which is what makes resuming exact.
+        training_name: What is trained (task, version, seed). A checkpoint of another training is refused.
+    """
+    optimizer = make_optimizer(model.parameters())
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    losses: list[float] = []
+    stopped_at: int | None = None
+    if checkpoint is not None and Path(checkpoint).exists():
+        losses, stopped_at = _load_checkpoint(Path(checkpoint), training_name, model, optimizer)
+
+    steps = epochs * steps_per_epoch
+    while len(losses) < steps and stopped_at is None:
+        optimizer.zero_grad()
+        loss = batch_loss(model, len(losses))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nn.utils.clip_grad_norm_(params, MAX_GRAD_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+        if not _all_finite(params):  # the loss can't tell: `sign` stops a NaN
+            stopped_at = len(losses)
+        if on_step is not None:
+            on_step(Progress(len(losses), steps, losses[-1]))
+        if checkpoint is not None and (len(losses) % steps_per_epoch == 0 or stopped_at is not None):
+            _save_checkpoint(Path(checkpoint), training_name, model, optimizer, losses, stopped_at)
+
+    known = np.array(losses[:steps], dtype=np.float64)
+    padded = np.concatenate([known, np.full(steps - len(known), np.nan)])
+    if stopped_at is not None and stopped_at > steps:  # the checkpoint had gone further than asked
+        stopped_at = None
+    return Curve(padded.reshape(epochs, steps_per_epoch), stopped_at)
+
+
+def train_programs_in_turn(
+    task: Task,
+    programs: Sequence[Program],
+    epochs: int | None,
+    seed: int,
+    on_step: OnStep | None,
+    on_curve: OnCurve | None,
+) -> list[Curve]:
+    """`Task.train_programs` for a task that knows nothing faster than one training after the other."""
+    curves = []
+    for index, program in enumerate(programs):
+        curve = task.train(lambda params, p=program: ProgramOptimizer(params, p), epochs, seed, on_step=on_step)
+        if on_curve is not None:
+            on_curve(index, curve)
+        curves.append(curve)
+    return curves
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Float32 on one thread, whatever the caller has set up; gives the caller's settings back.
+
+    Losses depend on the number of threads and on reduced-precision matrix products in ways that training amplifies.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    precision, grad_enabled = torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+    try:
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+        torch.set_grad_enabled(True)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_grad_enabled(grad_enabled)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's global CPU generator, from which layers draw their weights, and gives its state back."""
+    state = torch.random.get_rng_state()
+    try:
+        torch.random.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def resolve_device(device: str) -> str:
+    """`device` checked, "auto" resolved: the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        ValueError: If torch does not know the device or can't use it here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if kind.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device {device!r} is not available: torch sees {count} CUDA devices here; try 'cpu'")
+    return str(kind)
+
+
+def _all_finite(params: list[Tensor]) -> bool:
+    # A finite norm proves it in one cheap pass; squares of large finite values overflow, so then every value is read.
+    norm = nn.utils.get_total_norm([param.detach() for param in params])
+    return bool(norm.isfinite()) or all(bool(param.isfinite().all()) for param in params)
+
+
+def _save_checkpoint(
+    path: Path,
+    training_name: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: list[float],
+    stopped_at: int | None,
+) -> None:
+    """Writes plain tensors and numbers, to a temporary file first, so that a kill leaves the last whole checkpoint."""
+    data = {
+        "training": training_name,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "losses": losses,
+        "stopped_at": stopped_at,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(data, temporary)
+    temporary.replace(path)
+
+
+def _load_checkpoint(
+    path: Path, training_name: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[float], int | None]:
+    try:
+        data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = data["training"]
+        if found == training_name:
+            model.load_state_dict(data["model"])
+            optimizer.load_state_dict(data["optimizer"])
+            return list(data["losses"]), data["stopped_at"]
+    except Exception as error:  # torch raises many types for a file that is no checkpoint, or another optimizer's
+        raise ValueError(f"can't resume from checkpoint {path}: {error}") from error
+    raise ValueError(f"checkpoint {path} belongs to another training: expected {training_name}, found {found}")

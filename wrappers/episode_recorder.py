@@ -1,0 +1,53 @@
+"""`EpisodeRecorder`: writes every finished program with its result to a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+from gymnasium.utils import RecordConstructorArgs
+
+
+class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Appends a JSON line to a file for each episode that ends with an evaluation.
+
+    A line holds the episode's number in this recorder, its reward and length, and the evaluation: program, task,
+    epochs, seed, loss, status, curve, key, hit, source, seconds, provenance (see `Evaluation`). Lines are written
+    whole, at once, so several envs may record to one file. The optimal policy stays what it is.
+
+    Args:
+        env: The environment.
+        path: The file; folders are made, an existing file is appended to.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], path: str | Path) -> None:
+        RecordConstructorArgs.__init__(self, path=str(path))
+        super().__init__(env)
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.episodes = 0
+        self._length, self._reward = 0, 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the env's; an episode left unfinished is not recorded."""
+        self._length, self._reward = 0, 0.0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """As the env's; the last step of an episode writes its line."""
+        result = self.env.step(action)
+        _, reward, terminated, _, _ = result
+        self._length += 1
+        self._reward += float(reward)
+        if terminated:
+            self.episodes += 1
+            self._write()
+        return result
+
+    def _write(self) -> None:
+        evaluation = self.get_wrapper_attr("last_evaluation")
+        line = {"episode": self.episodes, "reward": self._reward, "length": self._length, **evaluation.to_json()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
