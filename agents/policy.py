@@ -13,7 +13,7 @@ from nosbench_env.program import Program
 
 
 class AgentPolicy:
-    """A policy for `NOSBench-v0` that writes the programs an agent proposes, one a episode.
+    """A policy for `NOSBench-v0` that writes the programs an agent proposes, one an episode.
 
     It has the `predict` of a stable-baselines3 model, so that `evaluate_policy` takes random search, evolution and PPO
     alike. Rewards don't reach `predict`: `wrap` the env, and the agent is told of every finished program.
@@ -68,7 +68,7 @@ class AgentPolicy:
 
     def _next_action(self, number: int, observation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         space = self.agent.space
-        written = np.count_nonzero(observation.reshape(space.max_instructions, -1)[:, 0])
+        written = int(np.count_nonzero(observation.reshape(space.max_instructions, -1)[:, 0]))
         if written == 0:
             self._writing[number] = self.agent.ask()[0]
         program = self._writing.get(number, Program())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Iterator, cast
+from typing import Any, cast
 
 import filelock
 
@@ -155,7 +155,7 @@ def search(
 
     A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with no query
     lost or done twice, as if it had not been stopped. A greater budget prolongs a finished run. The folder holds
-    `config.json`, `history.jsonl` (a line a query) and `agent.json`.
+    `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far) and `agent.json`.
 
     Args:
         agent: A fresh agent; a continued run brings it to where it was.
@@ -225,6 +225,8 @@ def _search(
         agent.tell(programs, evaluations)
         for entry in entries:
             count(entry)
+            if run is not None and result.best is entry:
+                run.save_best(entry)
         if run is not None and time.monotonic() - saved > _SAVE_AGENT_EVERY_S:
             run.save_agent(agent, result.queries)
             saved = time.monotonic()
@@ -260,12 +262,12 @@ def _entries(
     return entries
 
 
-def _catch_up(
-    agent: Agent, oracle: Oracle, run: _Run, epochs: int | None, training_seed: int
-) -> list[HistoryEntry]:
+def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int | None, training_seed: int) -> list[HistoryEntry]:
     """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since."""
     history = run.history()
     saved_at = run.load_agent(agent)
+    if saved_at > len(history):
+        raise RunError(f"{run.folder}: the history ends before the agent's saved state; lines were lost from it")
     for _, group in groupby(history[saved_at:], key=lambda entry: entry.batch):
         entries = list(group)
         programs = agent.ask(len(entries))
@@ -310,8 +312,6 @@ def _opened(folder: Path, config: dict[str, Any]) -> Iterator[_Run]:
         run = _Run(folder)
         run.check_config(config)
         yield run
-    except OSError as error:
-        raise RunError(f"can't write to {folder}: {error}. Then run the same command again to continue") from error
     finally:
         lock.release()
 
@@ -330,7 +330,7 @@ class _Run:
         if not self._config.exists():
             if self._history.exists():
                 raise RunError(f"{self.folder} has a history but no config.json; choose another folder with --run")
-            self._replace(self._config, config)
+            self._replace(self._config, json.dumps(config, indent=1) + "\n")
             return
         found = self._read(self._config)
         config = json.loads(json.dumps(config))
@@ -358,14 +358,18 @@ class _Run:
     def append(self, entries: Sequence[HistoryEntry]) -> None:
         """Adds queries to the history; they are on disk when this returns."""
         text = "".join(json.dumps(entry.to_json(), allow_nan=False) + "\n" for entry in entries)
-        with self._history.open("ab") as file:
+        with self._writing(), self._history.open("ab") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def save_agent(self, agent: Agent, queries: int) -> None:
         """Saves the agent as it is after so many queries."""
-        self._replace(self._agent, {"queries": queries, "state": agent.state_dict()})
+        self._replace(self._agent, json.dumps({"queries": queries, "state": agent.state_dict()}))
+
+    def save_best(self, entry: HistoryEntry) -> None:
+        """Writes the best program so far as text that `nosbench evaluate` reads."""
+        self._replace(self.folder / "best.txt", f"# query {entry.number}, loss {entry.loss}\n{entry.program}\n")
 
     def load_agent(self, agent: Agent) -> int:
         """Loads the saved state into the agent; returns after how many queries it was."""
@@ -374,7 +378,7 @@ class _Run:
         data = self._read(self._agent)
         try:
             agent.load_state_dict(data["state"])
-            return cast(int, data["queries"])
+            return int(data["queries"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self._agent} is damaged: {error!r}; delete it, and the history is replayed") from error
 
@@ -384,7 +388,18 @@ class _Run:
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
-    def _replace(self, path: Path, data: dict[str, Any]) -> None:
+    def _replace(self, path: Path, text: str) -> None:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with self._writing():
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"can't write to {self.folder}: {error}. All queries before are kept; "
+                "mend that and run the same command again to continue"
+            ) from error

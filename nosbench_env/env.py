@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nosbench_env.functions import FUNCTIONS
 from nosbench_env.program import Program
-from nosbench_env.search_space import MAX_ARITY, STOP, SearchSpace
+from nosbench_env.search_space import MAX_ARITY, SearchSpace
 from nosbench_env.tasks import check_epochs, check_seed, check_task_name
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self._program = Program()
         self._over = True  # until reset
 
-        self.action_space = spaces.MultiDiscrete(self.search_space.action_sizes)
-        row = [STOP + 1, *[memory_size + 1] * MAX_ARITY, self.action_space.nvec[-1] + 1]
+        function_choices, *slot_choices = self.search_space.action_sizes
+        self.action_space = spaces.MultiDiscrete([function_choices, *slot_choices])
+        # STOP is never part of a program, so one more than the functions is the number for "not yet written".
+        row = [function_choices, *[choices + 1 for choices in slot_choices]]
         self.observation_space = spaces.MultiDiscrete(row * max_instructions)
 
     @property
@@ -169,7 +171,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
         return self.search_space.action_masks(len(self._program))
 
-    def render(self) -> str | None:  # type: ignore[override]  # Gymnasium's generic form says less
+    def render(self) -> str | None:
         """The program so far, and its loss once it is evaluated ("ansi"); "human" prints this by itself."""
         return self._text() if self.render_mode == "ansi" else None
 

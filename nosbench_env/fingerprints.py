@@ -73,7 +73,7 @@ def fingerprint(program: Program, method: Method = "paper") -> Fingerprint:
             if not math.isfinite(value):
                 return Fingerprint("paper-1", loss_status(value), None)
             average = _DECAY * average + _WEIGHT * value
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()
             optimizer.step()
     return Fingerprint("paper-1", "ok", average)
 

@@ -32,6 +32,7 @@ class Function:
     meaning: str
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        """Applies the function to `arity` tensors; returns a new tensor, never an input."""
         return _torch_code()[self.name](*inputs)
 
 

@@ -59,8 +59,7 @@ class SearchSpace:
         )
 
     def sample(self, rng: np.random.Generator) -> Program:
-        """Draws a program as the paper does (Appendix F): a length, then for each instruction a function, its inputs
-        and its output, all uniform."""
+        """Draws a program (Appendix F): a length, then functions, inputs and outputs, all uniform."""
         length = rng.integers(1, self.max_instructions, endpoint=True)
         return Program(tuple(self.sample_instruction(rng) for _ in range(length)))
 
@@ -148,7 +147,12 @@ class SearchSpace:
         """
         values = np.asarray(action)
         sizes = np.array(self.action_sizes)
-        if values.shape != sizes.shape or values.dtype.kind not in "iu" or (values < 0).any() or (values >= sizes).any():
+        if (
+            values.shape != sizes.shape
+            or values.dtype.kind not in "iu"
+            or (values < 0).any()
+            or (values >= sizes).any()
+        ):
             raise ValueError(f"an action is {len(sizes)} integers below {sizes.tolist()}, got {action!r}")
         function, *inputs, output = values.tolist()
         if function == STOP:

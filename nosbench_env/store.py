@@ -1,4 +1,4 @@
-"""`ResultStore`: results on disk, shared by processes. It knows string keys and plain records; nothing is overwritten."""
+"""`ResultStore`: results on disk, shared by processes, under string keys; nothing is ever overwritten."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from pfns.model.bar_distribution import FullSupportBarDistribution, get_bucket_b
 from torch import Tensor, nn
 
 from nosbench_env.program import Program
+from nosbench_env.tasks import check_epochs, check_seed
 from nosbench_env.tasks.pfn_model import PFN
 from nosbench_env.tasks.priors import sample_ridge_regression
-from nosbench_env.tasks import check_epochs, check_seed
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep
 from nosbench_env.tasks.training import (
     exact_arithmetic,
@@ -80,7 +80,8 @@ class PFNTask:
                 x, y = (data.to(self.device) for data in sample_batch(step, seed))
                 num_context = contexts[step]
                 losses = criterion(model(x, y, num_context), y[num_context:].contiguous())
-                return losses.mean(dim=0).nanmean()
+                loss: Tensor = losses.mean(dim=0).nanmean()
+                return loss
 
             return train_model(
                 model,

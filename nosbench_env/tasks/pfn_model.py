@@ -50,12 +50,13 @@ class PFN(nn.Module):
         context = tokens[:num_context] + self.y_encoder(y[:num_context].unsqueeze(-1))
         tokens = torch.cat([context, tokens[num_context:]])
         for layer in self.layers:
+            assert isinstance(layer, nn.TransformerEncoderLayer)
             tokens = _layer(layer, tokens, num_context)
         logits: Tensor = self.decoder(tokens[num_context:])
         return logits
 
 
-def _layer(layer: nn.Module, tokens: Tensor, num_context: int) -> Tensor:
+def _layer(layer: nn.TransformerEncoderLayer, tokens: Tensor, num_context: int) -> Tensor:
     """A post-norm transformer layer in which every token attends to the context alone."""
     tokens = layer.norm1(tokens + _attention(layer.self_attn, tokens, num_context))
     hidden: Tensor = layer.norm2(tokens + layer.linear2(F.gelu(layer.linear1(tokens))))
@@ -69,11 +70,8 @@ def _attention(attention: nn.MultiheadAttention, tokens: Tensor, num_context: in
     # (points, data sets, 3 * embedding) -> three of (data sets, heads, points, embedding / heads)
     heads = packed.view(points, datasets, 3, HEADS, EMBEDDING // HEADS).permute(2, 1, 3, 0, 4)
     query, key, value = heads[0], heads[1][:, :, :num_context], heads[2][:, :, :num_context]
-    if num_context:
-        attended = F.scaled_dot_product_attention(query, key, value)
-    else:
-        # An empty context gives exactly 0. Keeping `query` in the graph gives every parameter a gradient (of zeros),
-        # so that an optimizer's step counter advances for each at every step, as in the paper's code.
-        attended = query * 0.0
+    # Attention to an empty context is exactly 0. Computing it from `query` gives every parameter a gradient (of zeros),
+    # so that an optimizer's step counter advances for each at every step, as in the paper's code.
+    attended = F.scaled_dot_product_attention(query, key, value) if num_context else query * 0.0
     projected: Tensor = attention.out_proj(attended.permute(2, 0, 1, 3).reshape(points, datasets, EMBEDDING))
     return projected

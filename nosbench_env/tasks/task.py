@@ -47,7 +47,8 @@ class Curve:
     @property
     def epoch_means(self) -> NDArray[np.float64]:
         """The mean loss of each epoch, `(epochs,)` float64."""
-        return self.step_losses.mean(axis=1)
+        means: NDArray[np.float64] = self.step_losses.mean(axis=1)
+        return means
 
 
 def loss_status(loss: float) -> Status:
@@ -112,6 +113,9 @@ class Task(Protocol):
         """Trains once with each program, as `train` with `ProgramOptimizer` would; a task may do it faster.
 
         Args:
+            programs: What to train with.
+            epochs: As in `train`.
+            seed: As in `train`.
             on_step: As in `train`, for each training.
             on_curve: Called with a program's index and curve as soon as it is known, so that none need be lost.
         """

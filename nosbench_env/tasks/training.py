@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,15 @@ def train_model(
     """Trains `model` in place and returns its curve.
 
     Args:
+        model: The model, freshly initialised and on its device.
         batch_loss: Gives the loss of step `i`, counted from 0 over the whole training; a function of the model and `i`
             alone, which is what makes resuming exact.
+        make_optimizer: As in `Task.train`.
+        steps_per_epoch: Updates in an epoch.
+        epochs: How long, counted from the beginning also when resuming.
         training_name: What is trained (task, version, seed). A checkpoint of another training is refused.
+        on_step: As in `Task.train`.
+        checkpoint: As in `Task.train`.
     """
     optimizer = make_optimizer(model.parameters())
     params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -79,7 +86,7 @@ def train_programs_in_turn(
     """`Task.train_programs` for a task that knows nothing faster than one training after the other."""
     curves = []
     for index, program in enumerate(programs):
-        curve = task.train(lambda params, p=program: ProgramOptimizer(params, p), epochs, seed, on_step=on_step)
+        curve = task.train(partial(ProgramOptimizer, program=program), epochs, seed, on_step=on_step)
         if on_curve is not None:
             on_curve(index, curve)
         curves.append(curve)
@@ -112,7 +119,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's global CPU generator, from which layers draw their weights, and gives its state back."""
     state = torch.random.get_rng_state()
     try:
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
     finally:
         torch.random.set_rng_state(state)

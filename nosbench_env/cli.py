@@ -1,0 +1,403 @@
+"""The command `nosbench`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm.auto import tqdm
+
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.program import InvalidProgram, Program
+
+if TYPE_CHECKING:
+    from nosbench_env.agents import HistoryEntry, SearchResult
+    from nosbench_env.oracle import Evaluation, Oracle
+    from nosbench_env.tasks.task import Progress
+
+# Commands import torch and what needs it when they run, so that --help answers at once.
+
+_MAX_FILE = 1 << 20  # bytes of a program file
+_REFERENCE = "AdamW"  # every search shows this program's loss beside its own
+_EXIT_WRONG, _EXIT_BUG, _EXIT_INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    name="nosbench",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Neural optimizer search: evaluate optimizers that are short programs, and search for better ones.\n\n"
+    "Start with `nosbench doctor`, then `nosbench evaluate Adam --task toy`, "
+    "then `nosbench search --task toy --budget 200`.",
+    rich_markup_mode="markdown",
+)
+
+
+class AgentName(StrEnum):
+    """The search methods, by the paper's abbreviations."""
+
+    re = "re"
+    rs = "rs"
+
+
+TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
+]
+DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where results are kept: a file or `sqlite:///file`. "
+        "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.command()
+def evaluate(
+    program: Annotated[
+        str,
+        typer.Argument(
+            help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
+            "or a file that holds its text or JSON form."
+        ),
+    ],
+    task: TaskOption = "pfn",
+    epochs: EpochsOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
+    device: DeviceOption = "auto",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Trains with a program, or looks its result up, and prints the learning curve and the final loss.
+
+    On the pfn task 20 epochs take some minutes on a CPU. A second time it is a hit and takes none.
+
+    Examples:
+        nosbench evaluate AdamW
+
+        nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5
+
+        nosbench evaluate runs/my-run/best.txt --seed 1 --json
+    """
+    found = _read_program(program)
+    oracle = _oracle(task, store, device)
+    total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
+    with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json, **_pace()) as bar:
+
+        def on_step(progress: Progress) -> None:
+            bar.update(progress.step - bar.n)
+            bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
+
+        evaluation = oracle.query(found, epochs, seed, on_step=on_step)
+    if as_json:
+        print(json.dumps(evaluation.to_json()))
+    else:
+        print(_evaluation_text(evaluation, oracle))
+
+
+@app.command()
+def search(
+    agent: Annotated[
+        AgentName, typer.Option(help="Search method: `re` (regularized evolution) or `rs` (random search).")
+    ] = AgentName.re,
+    task: TaskOption = "pfn",
+    epochs: EpochsOption = None,
+    budget: Annotated[int, typer.Option(help="Programs to ask about, hits included.")] = 1000,
+    distinct: Annotated[
+        int | None, typer.Option(help="Stop also after so many distinct programs (no two taken to be equivalent).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search method.")] = 0,
+    training_seed: Annotated[int, typer.Option(help="Seed of the trainings; 0 is the paper's.")] = 0,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run folder: history and state, for resuming. Default: runs/, named after the options."),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Searches for an optimizer, and prints the best program found with its loss beside AdamW's.
+
+    Ctrl-C stops it with nothing lost; the same command goes on from there. A greater --budget prolongs a finished
+    search. The first 100 queries of `re` are its first population: copies of the start program, of which one is
+    trained.
+
+    Examples:
+        nosbench search --task toy --budget 300
+
+        nosbench search --agent rs --epochs 1 --budget 100 --seed 3
+
+        nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta
+    """
+    from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
+    from nosbench_env.agents import search as run_search
+
+    if agent is AgentName.rs and start is not None:
+        raise ValueError("--start is for --agent re; random search starts from nothing")
+    start = "AdamW" if start is None else start
+    limits = Budget(queries=budget, distinct=distinct)
+    oracle = _oracle(task, store, device)
+    epochs = epochs or oracle.task.default_epochs
+    method: Agent
+    if agent is AgentName.rs:
+        method, label = RandomSearch(seed=seed), "rs"
+    else:
+        method = RegularizedEvolution(seed=seed, start=None if start == "random" else _read_program(start))
+        label = f"re-{_start_label(start)}"
+    suffix = f"-t{training_seed}" if training_seed else ""
+    folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
+
+    display = _SearchDisplay(budget, as_json or quiet)
+    try:
+        display.note(f"Training with {_REFERENCE}, for comparison ({task} task, {epochs} epochs, {oracle.task.device})")
+        reference = oracle.query(KNOWN_PROGRAMS[_REFERENCE], epochs, training_seed, on_step=display.on_step)
+        display.reference = reference
+        result = run_search(
+            method,
+            oracle,
+            limits,
+            epochs=epochs,
+            training_seed=training_seed,
+            folder=folder,
+            on_query=display.on_query,
+            on_step=display.on_step,
+        )
+    except KeyboardInterrupt:
+        display.close()
+        done = display.result.queries if display.result else 0
+        print(
+            f"\nStopped after {done} of {budget} queries; all are kept in {folder}.\n"
+            "To go on, run the same command again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
+    finally:
+        display.close()
+    if as_json:
+        print(json.dumps(_search_json(result, reference, folder)))
+    else:
+        print(_search_text(result, reference, folder))
+
+
+@app.command()
+def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Checks the installation: versions, devices, the store, and that optimizers do what they should.
+
+    Exits with 0 if all is well, else with 2.
+    """
+    from nosbench_env.doctor import examine
+
+    findings = examine(store)
+    if as_json:
+        print(json.dumps([{"what": f.what, "ok": f.ok, "found": f.found} for f in findings]))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.found}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(_EXIT_WRONG)
+
+
+@app.callback(invoke_without_command=True)
+def _global_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(installed_version("nosbench_env"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line. Whatever goes wrong is said in one message: exit code 2 if the user can mend it."""
+    from nosbench_env.store import StoreError
+
+    try:
+        app()
+    except (ValueError, StoreError) as error:
+        _fail(str(error), _EXIT_WRONG)
+    except BrokenPipeError:  # the reader of our output has gone, as in `nosbench ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_EXIT_BUG)
+    except Exception as error:
+        if os.environ.get("NOSBENCH_DEBUG"):
+            traceback.print_exc()
+        _fail(
+            f"{type(error).__name__}: {error}\n"
+            "This should not happen. NOSBENCH_DEBUG=1 shows where it did; please report it.",
+            _EXIT_BUG,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"nosbench: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _oracle(task: str, store: str | None, device: str) -> Oracle:
+    from nosbench_env.oracle import Oracle
+
+    return Oracle(task, store, device)
+
+
+def _read_program(argument: str) -> Program:
+    """A known program by its name (in any case), else one in a file, else one as text."""
+    by_name = {name.lower(): program for name, program in KNOWN_PROGRAMS.items()}
+    if argument.lower() in by_name:
+        return by_name[argument.lower()]
+    if "=" in argument and not os.path.exists(argument):
+        return Program.parse(argument)
+    try:
+        with open(argument, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidProgram(
+            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
+            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
+        ) from None
+    if len(data) > _MAX_FILE:
+        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
+    try:
+        text = data.decode()
+        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidProgram(f"{argument}: {error}") from None
+
+
+def _start_label(start: str) -> str:
+    if start.lower() in {"random", *(name.lower() for name in KNOWN_PROGRAMS)}:
+        return start.lower()
+    return hashlib.sha256(str(_read_program(start)).encode()).hexdigest()[:8]
+
+
+def _pace() -> dict[str, Any]:
+    """How often a bar is drawn: seldom where every drawing is a new line of a log."""
+    return {"file": sys.stderr, "mininterval": 0.2 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True}
+
+
+class _SearchDisplay:
+    """The progress of a search on the terminal: a bar of queries, and a line for every new best program."""
+
+    def __init__(self, budget: int, silent: bool) -> None:
+        self.result: SearchResult | None = None
+        self.reference: Evaluation | None = None
+        self._silent = silent
+        # In a log, where a bar would be drawn over and over, plain lines tell the same.
+        self._bar = tqdm(total=budget, unit="query", leave=False, disable=silent or not sys.stderr.isatty(), **_pace())
+        self._every = 0.2 if sys.stderr.isatty() else 10.0
+        self._best: HistoryEntry | None = None
+        self._training = ""
+        self._drawn = time.monotonic()
+
+    def note(self, text: str) -> None:
+        if not self._silent:
+            self._bar.write(text, file=sys.stderr)
+
+    def on_step(self, progress: Progress) -> None:
+        self._training = f"training {progress.step}/{progress.steps}"
+        self._draw()
+
+    def on_query(self, entry: HistoryEntry, result: SearchResult) -> None:
+        self.result = result
+        self._training = ""
+        if result.best is entry and entry is not self._best:
+            self._best = entry
+            self.note(f"query {entry.number:>5}  loss {entry.loss:.4f}")
+        self._bar.update()
+        self._draw()
+
+    def close(self) -> None:
+        """Takes the bar from the screen."""
+        self._bar.close()
+
+    def _draw(self) -> None:
+        if self._silent or time.monotonic() - self._drawn < self._every:
+            return
+        self._drawn = time.monotonic()
+        parts = []
+        if self._best is not None:
+            parts.append(f"best {self._best.loss:.4f}")
+        if self.reference is not None:
+            parts.append(f"{_REFERENCE} {self.reference.loss:.4f}")
+        if self.result is not None:
+            parts.append(f"trained {self.result.trained}")
+        if self._training:
+            parts.append(self._training)
+        if self._bar.disable:
+            done = self.result.queries if self.result else 0
+            self.note(f"{done}/{self._bar.total} queries, {', '.join(parts)}")
+        else:
+            self._bar.set_postfix_str(", ".join(parts))
+
+
+def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
+    lines = [str(evaluation.program) or "# the empty program", ""]
+    lines += [f"epoch {epoch:>3}  loss {mean:.4f}" for epoch, mean in enumerate(evaluation.curve, start=1)]
+    made = evaluation.provenance
+    origin = {
+        "trained": f"trained in {evaluation.seconds:.1f} s on {oracle.task.device}",
+        "store": f"a hit: trained on {made.get('date')} in {evaluation.seconds:.1f} s on {made.get('device')}",
+        "probe": "a hit: it already diverges on the probe (paper, Appendix B), so it is not trained",
+    }[evaluation.source]
+    lines += [
+        f"{evaluation.task} task, {evaluation.epochs} epochs, seed {evaluation.seed}: "
+        f"final loss {evaluation.loss:.4f} ({evaluation.status})",
+        origin,
+        f"store: {oracle.store.path}",
+    ]
+    return "\n".join(lines)
+
+
+def _search_text(result: SearchResult, reference: Evaluation, folder: Path) -> str:
+    lines = [
+        f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings; "
+        f"the rest were hits. Run folder: {folder}"
+    ]
+    best = result.best
+    if best is None:
+        return "\n".join([*lines, "No program reached a finite loss."])
+    lines += [
+        f"Best program (query {best.number}), {reference.task} task, {reference.epochs} epochs:",
+        "",
+        *(f"    {instruction}" for instruction in best.program),
+        "",
+        f"    loss {best.loss:.4f}    {_REFERENCE} {reference.loss:.4f}",
+        "",
+        "Evaluate it at the task's full length, and with another seed (one training's loss is noisy):",
+        f"    nosbench evaluate {folder / 'best.txt'} --task {reference.task} --seed 1",
+    ]
+    return "\n".join(lines)
+
+
+def _search_json(result: SearchResult, reference: Evaluation, folder: Path) -> dict[str, Any]:
+    return {
+        "run": str(folder),
+        "queries": result.queries,
+        "distinct": result.distinct,
+        "trained": result.trained,
+        "simulated_seconds": result.simulated_seconds,
+        "best": None if result.best is None else result.best.to_json(),
+        "reference": reference.to_json(),
+    }
