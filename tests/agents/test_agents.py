@@ -1,0 +1,142 @@
+"""What holds for every search method."""
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
+from nosbench_env.agents import AGENTS, Agent, RandomSearch, RegularizedEvolution
+
+MAKERS: dict[str, Callable[[int], Agent]] = {
+    "rs": lambda seed: RandomSearch(seed=seed),
+    "re": lambda seed: RegularizedEvolution(seed=seed, population_size=10, tournament_size=4),
+    "re from AdamW": lambda seed: RegularizedEvolution(
+        seed=seed, start=KNOWN_PROGRAMS["AdamW"], population_size=10, tournament_size=4
+    ),
+}
+everyone = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def evaluation(program: Program, loss: float) -> Evaluation:
+    status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
+    return Evaluation(program, "toy", 1, 0, loss, status, (loss,), f"key {loss}", False, "trained")
+
+
+def loss_of(program: Program) -> float:
+    """Stands in for a training: some programs fail, the others differ."""
+    return math.nan if len(program) % 7 == 6 else len(str(program)) / 100
+
+
+def play(agent: Agent, rounds: int) -> list[Program]:
+    asked = []
+    for _ in range(rounds):
+        program = agent.ask()[0]
+        agent.tell([program], [evaluation(program, loss_of(program))])
+        asked.append(program)
+    return asked
+
+
+def test_every_agent_of_the_table_is_tested() -> None:
+    assert {make(0).name for make in MAKERS.values()} == set(AGENTS)
+    assert all(make(0).name in AGENTS and isinstance(make(0), AGENTS[make(0).name]) for make in MAKERS.values())
+
+
+@everyone
+def test_a_seed_fixes_all_proposals(make: Callable[[int], Agent]) -> None:
+    assert play(make(3), 60) == play(make(3), 60)
+    assert play(make(3), 60) != play(make(4), 60)
+
+
+@everyone
+def test_proposals_lie_in_the_space(make: Callable[[int], Agent]) -> None:
+    agent = make(0)
+    assert all(program in agent.space for program in play(agent, 80))
+
+
+@everyone
+def test_a_loaded_state_continues_alike(make: Callable[[int], Agent]) -> None:
+    agent, restored = make(1), make(1)
+    play(agent, 25)
+    restored.load_state_dict(json.loads(json.dumps(agent.state_dict(), allow_nan=False)))
+    assert play(restored, 30) == play(agent, 30)
+
+
+@everyone
+def test_configuration_is_json_data_that_tells_agents_apart(make: Callable[[int], Agent]) -> None:
+    assert json.loads(json.dumps(make(1).config())) == make(1).config()
+    assert make(1).config() != make(2).config()
+
+
+@everyone
+def test_several_may_be_asked_for_and_told_in_any_order(make: Callable[[int], Agent]) -> None:
+    agent = make(0)
+    asked = agent.ask(15)
+    assert len(asked) == 15
+    told = asked[::-1][:9]
+    agent.tell(told, [evaluation(program, loss_of(program)) for program in told])
+    assert len(agent.ask(3)) == 3
+
+
+@everyone
+@pytest.mark.parametrize("n", [0, -1, 1.5, True])
+def test_bad_numbers_are_refused(make: Callable[[int], Agent], n: object) -> None:
+    with pytest.raises(ValueError, match="n must be an integer >= 1, got"):
+        make(0).ask(n)
+
+
+class TestRegularizedEvolution:
+    def test_defaults_are_the_papers(self) -> None:
+        agent = RegularizedEvolution()
+        assert (agent.population_size, agent.tournament_size, agent.space) == (100, 25, SearchSpace(20, 20))
+
+    def test_the_first_population_is_copies_of_the_start(self) -> None:
+        agent = RegularizedEvolution(start=KNOWN_PROGRAMS["AdamW"], population_size=5)
+        assert play(agent, 5) == [KNOWN_PROGRAMS["AdamW"]] * 5
+        assert play(agent, 30) != [KNOWN_PROGRAMS["AdamW"]] * 30
+
+    def test_a_start_outside_the_space_is_brought_into_it(self) -> None:
+        agent = RegularizedEvolution(start=KNOWN_PROGRAMS["Adadelta"])
+        assert agent.ask()[0] in agent.space
+
+    def test_children_are_one_mutation_from_the_best_of_a_tournament(self) -> None:
+        agent = RegularizedEvolution(population_size=3, tournament_size=50)  # all members but for bad luck
+        founders = agent.ask(3)
+        agent.tell(founders, [evaluation(program, loss) for program, loss in zip(founders, (2.0, 1.0, 3.0))])
+        for child in agent.ask(30):
+            assert abs(len(child) - len(founders[1])) <= 1
+            shared = sum(instruction in founders[1].instructions for instruction in child)
+            assert shared >= len(child) - 1
+
+    def test_failed_programs_never_win_a_tournament(self) -> None:
+        agent = RegularizedEvolution(population_size=3, tournament_size=50)
+        founders = [Program.from_json([["add", [k, k], 9]] * 3) for k in range(3)]
+        agent.ask(3)
+        agent.tell(founders, [evaluation(p, loss) for p, loss in zip(founders, (math.nan, 1e30, math.inf))])
+        for child in agent.ask(30):
+            assert founders[1][0] in child.instructions
+
+    def test_the_oldest_leaves_however_good_it_is(self) -> None:
+        agent = RegularizedEvolution(population_size=2, tournament_size=50)
+        programs = [Program.from_json([["add", [k, k], 9]] * 3) for k in range(3)]
+        agent.ask(2)
+        for program, loss in zip(programs, (0.1, 5.0, 6.0)):
+            agent.tell([program], [evaluation(program, loss)])
+        for child in agent.ask(30):
+            assert programs[0][0] not in child.instructions or child.instructions.count(programs[1][0]) >= 2
+
+    @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1.5, 1), (True, 1)])
+    def test_bad_sizes_are_refused(self, sizes: tuple) -> None:
+        with pytest.raises(ValueError, match="size must be an integer >= 1, got"):
+            RegularizedEvolution(population_size=sizes[0], tournament_size=sizes[1])
+
+    def test_a_tournament_is_drawn_with_replacement(self) -> None:
+        """With 2 members and tournaments of 2, the worse one wins a quarter of the time."""
+        agent = RegularizedEvolution(population_size=2, tournament_size=2)
+        good, bad = (Program.from_json([["add", [k, k], 9]] * 10) for k in range(2))
+        agent.ask(2)
+        agent.tell([good, bad], [evaluation(good, 1.0), evaluation(bad, 2.0)])
+        from_bad = np.mean([child.instructions.count(bad[0]) > 5 for child in agent.ask(2000)])
+        assert 0.2 < from_bad < 0.3

@@ -1,0 +1,294 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workers import random_search
+
+from nosbench_env import KNOWN_PROGRAMS, Oracle, ResultStore, StoreError
+from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, search
+
+
+def small_evolution(seed: int = 0) -> RegularizedEvolution:
+    return RegularizedEvolution(seed=seed, population_size=6, tournament_size=3)
+
+
+def history(folder: Path) -> list[HistoryEntry]:
+    return [HistoryEntry.from_json(json.loads(line)) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def told(entries: list[HistoryEntry]) -> list[tuple[Any, ...]]:
+    """What does not depend on how a run was interrupted."""
+    return [(e.number, e.batch, e.program, e.status, e.loss, e.key, e.new, e.simulated_seconds) for e in entries]
+
+
+def test_a_run_is_reproducible_from_its_seed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        oracle = Oracle("toy", tmp_path / f"{name}.sqlite", "cpu")
+        search(small_evolution(), oracle, Budget(queries=25), epochs=1, folder=tmp_path / name)
+    assert told(history(tmp_path / "one")) == told(history(tmp_path / "two"))
+
+
+def test_the_result_counts_what_was_done(oracle: Oracle, tmp_path: Path) -> None:
+    seen: list[int] = []
+    result = search(
+        RandomSearch(),
+        oracle,
+        Budget(queries=40),
+        epochs=2,
+        folder=tmp_path / "r",
+        on_query=lambda entry, so_far: seen.append(so_far.queries),
+    )
+    entries = history(tmp_path / "r")
+    assert seen == [entry.number for entry in entries] == list(range(1, 41))
+    finite = [entry.loss for entry in entries if entry.loss is not None]
+    assert result.best.loss == min(finite)
+    assert result.distinct == len({entry.key for entry in entries}) == sum(entry.new for entry in entries)
+    assert result.trained == oracle.statistics.trained == sum(not entry.hit for entry in entries)
+    trained = {entry.key for entry in entries if entry.source != "probe"}
+    assert result.simulated_seconds == pytest.approx(len(trained) * 2 * 10 * 0.03)
+    best = (tmp_path / "r" / "best.txt").read_text()
+    assert best.endswith(f"{result.best.program}\n")
+
+
+def test_a_filled_store_changes_nothing_but_the_hits(oracle: Oracle) -> None:
+    first = search(RandomSearch(), oracle, Budget(queries=30), epochs=1)
+    second = search(RandomSearch(), oracle, Budget(queries=30), epochs=1)
+    assert (second.best.loss, second.distinct, second.simulated_seconds) == (
+        first.best.loss,
+        first.distinct,
+        first.simulated_seconds,
+    )
+    assert second.trained == 0 < first.trained
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"),
+    [
+        (Budget(queries=12), lambda result: result.queries == 12),
+        (Budget(distinct=5), lambda result: result.distinct == 5),
+        (Budget(simulated_seconds=1.0), lambda result: 1.0 <= result.simulated_seconds < 1.0 + 0.3),
+        (Budget(queries=1000, distinct=3), lambda result: result.distinct == 3),
+    ],
+)
+def test_budgets_end_the_search(oracle: Oracle, budget: Budget, spent: Any) -> None:
+    assert spent(search(RandomSearch(), oracle, budget, epochs=1))
+
+
+def test_bad_budgets_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one of"):
+        Budget()
+    with pytest.raises(ValueError, match="queries must be positive, got 0"):
+        Budget(queries=0)
+
+
+def test_batches_are_asked_for_and_told_together(oracle: Oracle, tmp_path: Path) -> None:
+    search(small_evolution(), oracle, Budget(queries=10), epochs=1, folder=tmp_path / "r", batch_size=4)
+    assert [entry.batch for entry in history(tmp_path / "r")] == [1] * 4 + [2] * 4 + [3] * 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path: Path, batch_size: int) -> None:
+    def run(name: str, interruptions: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+        pending = list(interruptions)
+
+        def interrupt(entry: HistoryEntry, _: Any) -> None:
+            if pending and entry.number == pending[0]:
+                pending.pop(0)
+                raise KeyboardInterrupt
+
+        for _ in range(len(interruptions)):
+            with pytest.raises(KeyboardInterrupt):
+                run_once(name, interrupt)
+        run_once(name, None)
+        return told(history(tmp_path / name))
+
+    def run_once(name: str, on_query: Any) -> None:
+        oracle = Oracle("toy", tmp_path / f"{name}.sqlite", "cpu")
+        search(
+            small_evolution(),
+            oracle,
+            Budget(queries=24),
+            epochs=1,
+            folder=tmp_path / name,
+            batch_size=batch_size,
+            on_query=on_query,
+        )
+
+    assert run("interrupted", (3, 9, 17)) == run("whole")
+
+
+def test_an_interrupt_in_the_middle_of_a_training_loses_no_query(oracle: Oracle, tmp_path: Path) -> None:
+    steps = 0
+
+    def interrupt(_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 35:
+            raise KeyboardInterrupt
+
+    arguments: dict[str, Any] = {"epochs": 1, "folder": tmp_path / "r"}
+    with pytest.raises(KeyboardInterrupt):
+        search(small_evolution(), oracle, Budget(queries=15), on_step=interrupt, **arguments)
+    done = history(tmp_path / "r")
+    search(small_evolution(), oracle, Budget(queries=15), **arguments)
+    assert history(tmp_path / "r")[: len(done)] == done
+    whole = search(small_evolution(), oracle, Budget(queries=15), epochs=1, folder=tmp_path / "whole")
+    assert told(history(tmp_path / "r")) == told(history(tmp_path / "whole"))
+    assert whole.queries == 15
+
+
+def test_a_greater_budget_prolongs_a_finished_run(oracle: Oracle, tmp_path: Path) -> None:
+    search(small_evolution(), oracle, Budget(queries=10), epochs=1, folder=tmp_path / "r")
+    search(small_evolution(), oracle, Budget(queries=20), epochs=1, folder=tmp_path / "r")
+    search(small_evolution(), oracle, Budget(queries=20), epochs=1, folder=tmp_path / "whole")
+    assert told(history(tmp_path / "r")) == told(history(tmp_path / "whole"))
+
+
+def test_a_line_cut_short_is_asked_again(oracle: Oracle, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    search(small_evolution(), oracle, Budget(queries=10), epochs=1, folder=folder)
+    expected = told(history(folder))
+    data = (folder / "history.jsonl").read_bytes()
+    (folder / "history.jsonl").write_bytes(data[: data.rstrip().rfind(b"\n") + 20])
+    (folder / "agent.json").unlink()  # it was saved at the end, after that line
+    search(small_evolution(), oracle, Budget(queries=10), epochs=1, folder=folder)
+    assert told(history(folder)) == expected
+
+
+@pytest.mark.parametrize(
+    ("agent", "arguments", "message"),
+    [
+        (RandomSearch(), {}, "agent is 're', now 'rs'"),
+        (small_evolution(seed=1), {}, "seed is 0, now 1"),
+        (RegularizedEvolution(start=KNOWN_PROGRAMS["SGD"], population_size=6, tournament_size=3), {}, "start is None"),
+        (small_evolution(), {"epochs": 2}, "epochs is 1, now 2"),
+        (small_evolution(), {"training_seed": 4}, "training_seed is 0, now 4"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_refused(
+    oracle: Oracle, tmp_path: Path, agent: Any, arguments: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "r"
+    search(small_evolution(), oracle, Budget(queries=3), epochs=1, folder=folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(RunError, match=f"holds another run: .*{message}.* Choose another folder"):
+        search(agent, oracle, Budget(queries=5), **({"epochs": 1, "folder": folder} | arguments))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_in_use_is_refused(oracle: Oracle, tmp_path: Path) -> None:
+    def again(*_: Any) -> None:
+        search(small_evolution(), oracle, Budget(queries=2), epochs=1, folder=tmp_path / "r")
+
+    with pytest.raises(RunError, match="is in use by another process"):
+        search(small_evolution(), oracle, Budget(queries=2), epochs=1, folder=tmp_path / "r", on_query=again)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", "config.json is damaged"),
+        ("history.jsonl", "garbage\n", "history.jsonl, line 1, is damaged"),
+        ("agent.json", "{}", "agent.json is damaged"),
+        ("history.jsonl", "", "lines were lost"),
+    ],
+)
+def test_damaged_files_are_named(oracle: Oracle, tmp_path: Path, file: str, content: str, message: str) -> None:
+    folder = tmp_path / "r"
+    search(small_evolution(), oracle, Budget(queries=3), epochs=1, folder=folder)
+    (folder / file).write_text(content)
+    with pytest.raises(RunError, match=message):
+        search(small_evolution(), oracle, Budget(queries=5), epochs=1, folder=folder)
+
+
+def test_a_history_the_agent_would_not_have_made_is_refused(oracle: Oracle, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    search(RandomSearch(), oracle, Budget(queries=2), epochs=1, folder=folder)
+    (folder / "agent.json").unlink()
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(reversed(lines)))
+    with pytest.raises(RunError, match="is not what the agent proposes"):
+        search(RandomSearch(), oracle, Budget(queries=5), epochs=1, folder=folder)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(oracle: Oracle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can't use the run folder"):
+        search(RandomSearch(), oracle, Budget(queries=1), folder=tmp_path / "file" / "r")
+
+
+def test_a_failing_store_keeps_the_run_and_lets_it_continue(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, calls = oracle.store.add, 0
+
+    def fail_at_the_third(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise StoreError("the disk is full")
+        add(*arguments)
+
+    monkeypatch.setattr(oracle.store, "add", fail_at_the_third)
+    with pytest.raises(StoreError, match="the disk is full"):
+        search(small_evolution(), oracle, Budget(queries=12), epochs=1, folder=tmp_path / "r")
+    search(small_evolution(), oracle, Budget(queries=12), epochs=1, folder=tmp_path / "r")
+    search(small_evolution(), oracle, Budget(queries=12), epochs=1, folder=tmp_path / "whole")
+    assert told(history(tmp_path / "r")) == told(history(tmp_path / "whole"))
+
+
+def test_eight_searches_share_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=random_search, args=(path, seed % 4, 20)) for seed in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=300)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    before = len(ResultStore(path))
+    oracle = Oracle("toy", path, "cpu")
+    for seed in range(4):
+        search(RandomSearch(seed=seed), oracle, Budget(queries=20), epochs=1)
+    assert oracle.statistics.trained == 0
+    assert len(ResultStore(path)) == before
+
+
+def test_a_killed_search_loses_no_finished_evaluation(tmp_path: Path) -> None:
+    """SIGKILL at random moments; then the same command again, to the end."""
+    rng = random.Random(0)
+    command = [sys.executable, "-m", "nosbench_env", "search", "--task", "toy", "--epochs", "10", "--device", "cpu"]
+    command += ["--start", "random", "--budget", "110", "--run", str(tmp_path / "r"), "--quiet"]
+    environment = os.environ | {"NOSBENCH_STORE": str(tmp_path / "killed.sqlite")}
+    finished: list[HistoryEntry] = []
+    for _ in range(4):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "r" / "history.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(2.0, 5.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        text = (tmp_path / "r" / "history.jsonl").read_text()
+        entries = [HistoryEntry.from_json(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
+        assert entries[: len(finished)] == finished
+        finished = entries
+        store = ResultStore(tmp_path / "killed.sqlite")
+        assert all(store.get(entry.key, 10) is not None for entry in entries if entry.source != "probe")
+        store.close()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    with sqlite3.connect(tmp_path / "killed.sqlite") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+    whole = RegularizedEvolution(start=None)
+    search(whole, Oracle("toy", tmp_path / "whole.sqlite", "cpu"), Budget(queries=110), epochs=10, folder=tmp_path / "w")
+    assert told(history(tmp_path / "r")) == told(history(tmp_path / "w"))

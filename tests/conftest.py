@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nosbench_env.oracle import Oracle
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the user's store."""
+    monkeypatch.setenv("NOSBENCH_STORE", str(tmp_path / "results.sqlite"))
+
+
+@pytest.fixture(scope="session")
+def conformance() -> dict[str, Any]:
+    """Programs with the parameters after each of 5 steps and the proxy value, as the paper's code computes them."""
+    return json.loads((DATA / "programs.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def pfn_curves() -> dict[str, Any]:
+    """Learning curves on the PFN task, as the paper's code computes them."""
+    return json.loads((DATA / "pfn_curves.json").read_text())
+
+
+@pytest.fixture
+def oracle(tmp_path: Path) -> Oracle:
+    """The toy task on a new store."""
+    return Oracle("toy", tmp_path / "oracle.sqlite", "cpu")

@@ -1,0 +1,290 @@
+import copy
+import io
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer
+
+ADAMW, SGD = KNOWN_PROGRAMS["AdamW"], Program.parse("r9 = mul(grad, 0.01)")
+STATEFUL = [KNOWN_PROGRAMS[name] for name in ("AdamW", "Adadelta", "HeroLion", "Incumbent")]
+# Carries scalars too: a running sum of norms, and the gradient's size.
+SCALARS = Program.parse("r10 = norm(grad); r9 = add(r9, r10); r11 = size(grad); r12 = div(grad, r9)")
+
+
+def trajectory(conformance: dict[str, Any], program: Program, dtype: torch.dtype) -> list[list[torch.Tensor]]:
+    """The parameters after each of 5 steps, with the gradients that the conformance data describe."""
+    params = [
+        nn.Parameter(torch.tensor(values, dtype=torch.float32).reshape(shape).to(dtype))
+        for values, shape in zip(conformance["initial"], conformance["shapes"], strict=True)
+    ]
+    optimizer = ProgramOptimizer(params, program)
+    steps = []
+    for step in range(5):
+        for k, param in enumerate(params):
+            wave = torch.cos(torch.arange(param.numel(), dtype=dtype) + step).reshape(param.shape)
+            param.grad = 0.5 * param.detach() + 0.1 * (k + 1) * wave
+        optimizer.step()
+        steps.append([param.detach().clone() for param in params])
+    return steps
+
+
+def test_every_trajectory_is_the_papers_codes(conformance: dict[str, Any]) -> None:
+    """Within 1e-5 of each tensor's largest value; NaN and inf in the same places.
+
+    The data were computed on another processor, whose vector instructions round the last bit differently. Where a
+    program amplifies that (the tangent near a pole, say), the distance between its float32 and float64 trajectories
+    says by how much; a handful of programs may use that allowance.
+    """
+    assert len(conformance["rows"]) == 311
+    wrong, amplified = [], []
+    for row in conformance["rows"]:
+        program = Program.from_json(row["program"])
+        ours = trajectory(conformance, program, torch.float32)
+        exact: list[list[torch.Tensor]] | None = None
+        for step, expected_step in enumerate(row["trajectory"]):
+            for k, values in enumerate(expected_step):
+                expected = torch.tensor([float(value) for value in values]).reshape(ours[step][k].shape)
+                found = ours[step][k]
+                finite = expected.isfinite()
+                same_places = torch.equal(finite, found.isfinite()) and torch.equal(
+                    expected[~finite].nan_to_num(nan=7.0), found[~finite].nan_to_num(nan=7.0)
+                )
+                scale = expected[finite].abs().max() if finite.any() else torch.tensor(1.0)
+                error = (found - expected)[finite].abs()
+                if same_places and (error <= 1e-5 * scale).all():
+                    continue
+                exact = exact or trajectory(conformance, program, torch.float64)
+                allowance = 4 * (found.double() - exact[step][k])[finite].abs()
+                (amplified if same_places and (error <= allowance).all() else wrong).append(row["name"])
+    assert not wrong
+    assert len(set(amplified)) <= 3, amplified
+
+
+def test_step_counts_from_1_and_unset_slots_read_0() -> None:
+    param = nn.Parameter(torch.zeros(2))
+    optimizer = ProgramOptimizer([param], Program.parse("r9 = add(step, r200)"))
+    for expected in (-1.0, -3.0, -6.0):
+        param.grad = torch.zeros(2)
+        optimizer.step()
+        assert param.tolist() == [expected, expected]
+
+
+def test_update_is_the_last_instructions_value_wherever_it_writes() -> None:
+    param = nn.Parameter(torch.tensor([1.0]))
+    param.grad = torch.tensor([2.0])
+    ProgramOptimizer([param], Program.parse("r9 = add(grad, 1.0); r20 = mul(r9, 0.5); r9 = mul(r20, 1.0)")).step()
+    assert param.item() == 1.0 - 1.5
+
+
+def test_empty_program_updates_nothing() -> None:
+    param = nn.Parameter(torch.tensor([1.0, -0.0]))
+    param.grad = torch.ones(2)
+    ProgramOptimizer([param], Program()).step()
+    assert param.tolist() == [1.0, 0.0]
+
+
+def test_memory_belongs_to_each_tensor() -> None:
+    params = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))]
+    optimizer = ProgramOptimizer(params, Program.parse("r9 = add(r9, grad)"))
+    params[0].grad = torch.ones(1)
+    optimizer.step()
+    params[0].grad, params[1].grad = None, torch.full((3,), 2.0)
+    optimizer.step()
+    assert params[0].item() == -1.0
+    assert params[1].tolist() == [-2.0] * 3
+    assert optimizer.state[params[0]]["step"] == optimizer.state[params[1]]["step"] == 1
+
+
+def test_parameters_without_gradient_are_skipped() -> None:
+    params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
+    params[0].grad = torch.ones(2)
+    optimizer = ProgramOptimizer(params, ADAMW)
+    optimizer.step()
+    assert params[1].tolist() == [1.0, 1.0]
+    assert params[1] not in optimizer.state
+
+
+def test_lr_multiplies_the_update_per_group() -> None:
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    optimizer = ProgramOptimizer([{"params": params[:1]}, {"params": params[1:2], "lr": 10}], SGD, lr=0.5)
+    optimizer.add_param_group({"params": params[2:], "lr": 0.0})
+    for param in params:
+        param.grad = torch.ones(1)
+    optimizer.step()
+    torch.testing.assert_close(torch.cat(params).detach(), torch.tensor([-0.005, -0.1, 0.0]))
+
+
+def test_lr_schedulers_work() -> None:
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = ProgramOptimizer([param], SGD)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+    for _ in range(2):
+        param.grad = torch.ones(1)
+        optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(param.detach(), torch.tensor([-0.011]))
+
+
+def test_closure_is_run_with_gradients_and_its_loss_returned() -> None:
+    param = nn.Parameter(torch.tensor([2.0]))
+    optimizer = ProgramOptimizer([param], SGD)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (param**2).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 4.0
+    assert param.item() == pytest.approx(2.0 - 0.04)
+
+
+class Training:
+    """A small training that can be continued with another optimizer object."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(16, 3, generator=generator).to(dtype)
+        self.model = nn.Linear(3, 2).to(dtype)
+        for param in self.model.parameters():
+            param.data = torch.randn(param.shape, generator=generator).to(dtype)
+
+    def run(self, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (self.model(self.x) ** 2).mean().backward()
+            optimizer.step()
+        return [param.detach().clone() for param in self.model.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("program", [*STATEFUL, SCALARS], ids=["AdamW", "Adadelta", "HeroLion", "Incumbent", "scalars"])
+def test_state_dict_continues_to_the_last_bit(program: Program, dtype: torch.dtype) -> None:
+    whole, parts = Training(dtype), Training(dtype)
+    expected = whole.run(ProgramOptimizer(whole.model.parameters(), program), 8)
+
+    first = ProgramOptimizer(parts.model.parameters(), program)
+    parts.run(first, 5)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = ProgramOptimizer(parts.model.parameters(), program)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    found = parts.run(second, 3)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_loading_leaves_the_state_dict_alone() -> None:
+    training = Training()
+    optimizer = ProgramOptimizer(training.model.parameters(), ADAMW)
+    training.run(optimizer, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    loaded = copy.deepcopy(saved)
+    fresh = ProgramOptimizer(training.model.parameters(), ADAMW)
+    fresh.load_state_dict(loaded)
+    training.run(fresh, 2)
+    assert loaded["state"][0]["step"] == saved["state"][0]["step"] == 2
+    for slot, value in saved["state"][0]["memory"].items():
+        assert torch.equal(loaded["state"][0]["memory"][slot], value)
+
+
+def test_state_of_another_program_is_refused() -> None:
+    params = [nn.Parameter(torch.ones(2))]
+    state = ProgramOptimizer(params, ADAMW).state_dict()
+    with pytest.raises(ValueError, match="this state belongs to another program"):
+        ProgramOptimizer(params, SGD).load_state_dict(state)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_continue_on_their_own(copied: Any) -> None:
+    training = Training()
+    optimizer = ProgramOptimizer(training.model.parameters(), ADAMW, lr=2.0)
+    training.run(optimizer, 3)
+    model, twin = copied((training.model, optimizer))
+    assert twin.program == ADAMW
+    assert twin.param_groups[0]["lr"] == 2.0
+    other = Training()
+    other.model = model
+    before = [param.detach().clone() for param in model.parameters()]
+    expected = training.run(optimizer, 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(expected, other.run(twin, 2), strict=True))
+
+
+def test_repr_shows_program_and_groups() -> None:
+    text = repr(ProgramOptimizer([nn.Parameter(torch.ones(1))], SGD, lr=0.25))
+    assert text.startswith("ProgramOptimizer(Program.parse('r9 = mul(grad, 0.01)')")
+    assert "lr: 0.25" in text
+
+
+def test_non_contiguous_parameters_train_as_contiguous_ones() -> None:
+    values = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    params = [nn.Parameter(values.clone().t()), nn.Parameter(values.t().contiguous())]
+    for param in params:
+        optimizer = ProgramOptimizer([param], ADAMW)
+        for _ in range(3):
+            param.grad = torch.sin(param.detach())
+            optimizer.step()
+    assert not params[0].is_contiguous()
+    torch.testing.assert_close(params[0], params[1], rtol=1e-6, atol=1e-7)
+
+
+def test_0d_parameters_train() -> None:
+    param = nn.Parameter(torch.tensor(1.0))
+    param.grad = torch.tensor(1.0)
+    ProgramOptimizer([param], SGD).step()
+    assert param.item() == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf, "1", None, True])
+def test_bad_lr_is_refused(lr: Any) -> None:
+    with pytest.raises(ValueError, match="lr must be a finite number >= 0, got"):
+        ProgramOptimizer([nn.Parameter(torch.ones(1))], SGD, lr=lr)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match="program must be a Program, got list"):
+        ProgramOptimizer([nn.Parameter(torch.ones(1))], [["mul", [1, 6], 9]])
+    with pytest.raises(ValueError, match="parameters must be real floating point, got torch.complex64"):
+        ProgramOptimizer([nn.Parameter(torch.ones(1, dtype=torch.complex64))], SGD)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        ProgramOptimizer([], SGD)
+    param = nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        ProgramOptimizer([param], SGD).step()
+
+
+def test_a_refused_group_is_not_added() -> None:
+    optimizer = ProgramOptimizer([nn.Parameter(torch.ones(1))], SGD)
+    with pytest.raises(ValueError, match="lr must be"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_state_follows_its_parameters_to_another_device() -> None:
+    stayed, moved = Training(), Training()
+    expected = stayed.run(ProgramOptimizer(stayed.model.parameters(), ADAMW), 6)
+    optimizer = ProgramOptimizer(moved.model.parameters(), ADAMW)
+    moved.run(optimizer, 3)
+    moved.model.cuda()
+    moved.x = moved.x.cuda()
+    found = moved.run(optimizer, 3)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b.cpu(), rtol=1e-5, atol=1e-6)
+
+
+def test_state_follows_its_parameters_to_another_precision_by_load() -> None:
+    training = Training()
+    optimizer = ProgramOptimizer(training.model.parameters(), ADAMW)
+    training.run(optimizer, 2)
+    double = Training(torch.float64)
+    loaded = ProgramOptimizer(double.model.parameters(), ADAMW)
+    loaded.load_state_dict(optimizer.state_dict())
+    assert all(param.isfinite().all() for param in double.run(loaded, 2))

@@ -1,0 +1,205 @@
+import math
+import multiprocessing
+import os
+import pickle
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sql
+from hypothesis import given
+from hypothesis import strategies as st
+from workers import write_many
+
+from nosbench_env import ResultStore, StoreError
+from nosbench_env.store import Record
+
+NAN = math.nan
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path / "folder" / "results.sqlite")
+
+
+def test_a_record_comes_back_and_answers_for_fewer_epochs(store: ResultStore) -> None:
+    store.add("a", Record((3.0, 2.0, 1.0), None, {"device": "cpu"}))
+    assert store.get("a", 3) == Record((3.0, 2.0, 1.0), None, {"device": "cpu"})
+    assert store.get("a", 1).epoch_means == (3.0,)
+    assert store.get("a", 4) is None
+    assert store.get("b", 1) is None
+    assert len(store) == 1
+
+
+def test_the_first_value_of_an_epoch_stays(store: ResultStore) -> None:
+    store.add("a", Record((3.0, 2.0), None, {"run": 1}))
+    store.add("a", Record((3.5, 2.5, 1.5), None, {"run": 2}))
+    store.add("a", Record((9.0, 9.0, 9.0, 9.0), None, {"run": 3}))
+    assert store.get("a", 2) == Record((3.0, 2.0), None, {"run": 1})
+    assert store.get("a", 3) == Record((3.0, 2.0, 1.5), None, {"run": 2})
+    assert store.get("a", 4) == Record((3.0, 2.0, 1.5, 9.0), None, {"run": 3})
+    with sqlite3.connect(store.path) as connection:  # nothing is overwritten
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (3,)
+
+
+def test_a_stopped_training_answers_for_any_length(store: ResultStore) -> None:
+    store.add("a", Record((3.0, NAN), stopped_at=15))
+    assert store.get("a", 1).epoch_means == (3.0,)
+    assert [str(mean) for mean in store.get("a", 4).epoch_means] == ["3.0", "nan", "nan", "nan"]
+    store.add("b", Record((3.0, 2.0), stopped_at=20))  # stopped by its very last update
+    assert store.get("b", 2).epoch_means == (3.0, 2.0)
+    assert math.isnan(store.get("b", 3).epoch_means[-1])
+
+
+@given(st.lists(st.floats(), min_size=1, max_size=30))
+def test_floats_are_exact(means: list[float]) -> None:
+    store = ResultStore("sqlite://")
+    store.add("a", Record(tuple(means)))
+    found = store.get("a", len(means)).epoch_means
+    assert [repr(mean) for mean in found] == [repr(mean) for mean in means]
+    store.close()
+
+
+def test_location_is_the_argument_or_the_variable_or_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOSBENCH_STORE", str(tmp_path / "variable.sqlite"))
+    assert ResultStore().path == tmp_path / "variable.sqlite"
+    assert ResultStore(f"sqlite:///{tmp_path}/url.sqlite").path == tmp_path / "url.sqlite"
+    assert ResultStore(tmp_path / "path.sqlite").path == tmp_path / "path.sqlite"
+    monkeypatch.delenv("NOSBENCH_STORE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert ResultStore().path.name == "results.sqlite"
+    assert ResultStore("sqlite://").path is None
+
+
+def test_relative_locations_are_bound_to_the_folder_of_their_making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = ResultStore("results.sqlite")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.add("a", Record((1.0,)))
+    assert (tmp_path / "results.sqlite").exists()
+
+
+@pytest.mark.parametrize("location", ["postgresql://host/db", "mysql://host", "sqlite:/:/x://"])
+def test_other_databases_are_refused(location: str) -> None:
+    with pytest.raises(ValueError, match="store must be a file or a URL sqlite:///file, got"):
+        ResultStore(location)
+
+
+def test_pickles_and_later_openings_see_the_same_file(store: ResultStore) -> None:
+    store.add("a", Record((1.0,)))
+    copied = pickle.loads(pickle.dumps(store))
+    copied.add("b", Record((2.0,)))
+    store.close()
+    assert store.get("b", 1).epoch_means == (2.0,)
+    assert ResultStore(store.path).get("a", 1).epoch_means == (1.0,)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_eight_processes_share_a_new_store(tmp_path: Path, method: str) -> None:
+    path, rounds = tmp_path / "shared.sqlite", 15
+    context = multiprocessing.get_context(method)
+    barrier = context.Barrier(8)
+    workers = [context.Process(target=write_many, args=(path, worker, rounds, barrier)) for worker in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    store = ResultStore(path)
+    assert len(store) == 8 * rounds + 1
+    first = store.get("shared", 1)
+    store.add("shared", Record((99.0,)))
+    assert store.get("shared", 1) == first
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (8 * rounds * 2 + 1,)
+
+
+def test_an_open_store_survives_a_fork(store: ResultStore) -> None:
+    store.add("parent", Record((1.0,)))
+    child = os.fork()
+    if child == 0:
+        try:
+            store.add("child", Record((2.0,)))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.get("child", 1).epoch_means == (2.0,)
+    assert store.get("parent", 1).epoch_means == (1.0,)
+
+
+def test_a_corrupt_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "corrupt.sqlite"
+    path.write_bytes(b"these are not the bytes of a database" * 100)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"damaged or no SQLite database\. Move the file away .* NOSBENCH_STORE"):
+        ResultStore(path).get("a", 1)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_record_is_named(store: ResultStore) -> None:
+    store.add("a", Record((1.0,)))
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE runs SET epoch_means = '[1.0, \"evil\"]'")
+    with pytest.raises(StoreError, match="damaged at record 1: expected a number, got 'evil'"):
+        store.get("a", 1)
+
+
+def test_somebody_elses_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE precious (data TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="is a database, but not a NOSBench store"):
+        ResultStore(path).add("a", Record((1.0,)))
+    assert path.read_bytes() == before
+
+
+def test_a_newer_schema_is_refused(store: ResultStore) -> None:
+    store.add("a", Record((1.0,)))
+    store.close()
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE schema SET version = 2")
+    with pytest.raises(StoreError, match="has version 2, this nosbench_env reads up to 1: upgrade nosbench_env"):
+        ResultStore(store.path).get("a", 1)
+
+
+def test_a_half_made_store_is_completed(store: ResultStore) -> None:
+    """A kill while the file was made: the mark that comes last is missing."""
+    store.path.parent.mkdir()
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    store.add("a", Record((1.0,)))
+    assert store.get("a", 1) is not None
+
+
+@pytest.mark.parametrize("where", ["folder", "under a file", "forbidden"])
+def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("")
+    path = {
+        "folder": tmp_path,
+        "under a file": tmp_path / "file" / "results.sqlite",
+        "forbidden": Path("/proc/nosbench/results.sqlite"),  # nobody may write there, root included
+    }[where]
+    with pytest.raises(StoreError, match="NOSBENCH_STORE"):
+        ResultStore(path).get("a", 1)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(store: ResultStore) -> None:
+    store.add("a", Record((1.0,)))
+    engine = store._engine()  # SQLite's own limit on the file's size gives its error for a full disk
+    engine.dispose()
+    sql.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 5"))
+    with pytest.raises(StoreError, match=r"disk is full; results stored before are safe\. Free some space"):
+        for _ in range(1000):
+            store.add("b", Record((1.0,) * 100))
+    assert store.get("a", 1) == Record((1.0,))
+    store.close()
+    store.add("c", Record((2.0,)))
+    assert store.get("c", 1) == Record((2.0,))

@@ -1,0 +1,27 @@
+"""What the tests run in other processes; a module of its own, since spawned processes must be able to import it."""
+
+from pathlib import Path
+from typing import Any
+
+# Imports stand in the functions: each of the processes pays for those it needs.
+
+
+def write_many(path: Path, worker: int, rounds: int, barrier: Any) -> None:
+    """Writes and reads records of its own, and one key that all workers write."""
+    from nosbench_env.store import Record, ResultStore
+
+    barrier.wait()
+    store = ResultStore(path)
+    for round_number in range(rounds):
+        store.add(f"own-{worker}-{round_number}", Record((float(worker), float(round_number))))
+        store.add("shared", Record((float(worker),)))
+        assert store.get(f"own-{worker}-{round_number}", 2) is not None
+        assert store.get("shared", 1) is not None
+
+
+def random_search(path: Path, seed: int, queries: int) -> None:
+    """A short random search on the toy task."""
+    from nosbench_env import Oracle
+    from nosbench_env.agents import Budget, RandomSearch, search
+
+    search(RandomSearch(seed=seed), Oracle("toy", path, "cpu"), Budget(queries=queries), epochs=1)
