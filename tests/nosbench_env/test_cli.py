@@ -1,0 +1,243 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nosbench_env import KNOWN_PROGRAMS, Program
+from nosbench_env.cli import main
+
+TOY = ["--task", "toy", "--device", "cpu"]
+
+
+class Run:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def nosbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Run:
+        monkeypatch.setattr(sys, "argv", ["nosbench", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return Run(exited.value.code or 0, printed.out, printed.err)
+
+    return run
+
+
+def test_help_teaches(nosbench) -> None:
+    for arguments, words in (
+        (["--help"], ["search", "evaluate", "doctor", "nosbench evaluate Adam --task toy"]),
+        (["evaluate", "-h"], ["AdamW", "r9 = mul(grad, 0.01)", "--json", "nosbench evaluate runs/my-run/best.txt"]),
+        (["search", "--help"], ["--budget", "--start", "Ctrl-C", "regularized evolution"]),
+        (["doctor", "--help"], ["versions, devices, the store"]),
+    ):
+        run = nosbench(*arguments)
+        assert run.code == 0
+        text = " ".join(run.out.split())
+        assert all(word in text for word in words), (arguments, text)
+    assert nosbench("--version").out.count(".") == 2
+
+
+def test_help_is_quick_to_come() -> None:
+    code = "import sys; from nosbench_env import cli; assert not {'torch', 'sqlalchemy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_evaluate_trains_once_and_then_tells_a_hit(nosbench) -> None:
+    first = nosbench("evaluate", "adam", *TOY, "--epochs", "2")
+    assert first.code == 0
+    assert "r11 = square(grad)" in first.out
+    assert "epoch   2  loss 1.1" in first.out
+    assert "toy task, 2 epochs, seed 0: final loss 1.1" in first.out
+    assert "trained in" in first.out
+    second = nosbench("evaluate", "Adam", *TOY, "--epochs", "2")
+    assert "a hit: trained on 20" in second.out
+    shorter = nosbench("evaluate", "Adam", *TOY, "--epochs", "1")
+    assert "a hit: trained on 20" in shorter.out
+
+
+def test_evaluate_takes_names_texts_and_files(nosbench, tmp_path: Path) -> None:
+    (tmp_path / "program.txt").write_text("# SGD\nr9 = mul(grad, 0.01)\n")
+    (tmp_path / "program.json").write_text('[["mul", [1, 6], 9]]')
+    (tmp_path / "SGD").write_text("a known name wins over a file of that name")
+    losses = set()
+    for argument in ("SGD", "sgd", "r9 = mul(grad, 0.01)", "program.txt", "program.json", "./program.txt"):
+        run = nosbench("evaluate", argument, *TOY, "--epochs", "1", "--json")
+        assert run.code == 0
+        data = json.loads(run.out)
+        losses.add(data["loss"])
+    assert len(losses) == 1
+    assert Program.from_json(data["program"]) == Program.parse("r9 = mul(grad, 0.01)")
+    assert data["hit"] is True
+    assert data["status"] == "ok"
+
+
+def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
+    run = nosbench("evaluate", "r9 = log(r9); r9 = mul(r9, r10)", *TOY)
+    assert run.code == 0
+    assert "final loss nan (nan)" in run.out
+    assert "diverges on the probe" in run.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "Adamm"], "'Adamm' is no known program (SGD, SignSGD, Adam, AdamW"),
+        (["evaluate", "r9 = mul(grad)"], "line 1: 'mul' takes 2 inputs, got 1"),
+        (["evaluate", "."], "no file that can be read (Is a directory)"),
+        (["evaluate", "broken.json"], "broken.json: Expecting value: line 1"),
+        (["evaluate", "wrong.json"], "wrong.json: instruction 1: unknown function 'evil'"),
+        (["evaluate", "object.json"], "object.json: a program is a list of"),
+        (["evaluate", "nested.json"], "nested.json: "),
+        (["evaluate", "broken.txt"], "broken.txt: line 2: unknown slot 'lr'"),
+        (["evaluate", "binary"], "binary: 'utf-8' codec can't decode"),
+        (["evaluate", "huge"], "huge: a program file has at most 1,048,576 bytes"),
+        (["evaluate", "SGD", "--task", "mnist"], "unknown task 'mnist'; known are pfn, toy"),
+        (["evaluate", "SGD", "--device", "tpu"], "unknown device 'tpu'; use 'auto', 'cpu'"),
+        (["evaluate", "SGD", "--device", "cuda:99"], "device 'cuda:99' is not available: torch sees"),
+        (["evaluate", "SGD", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
+        (["evaluate", "SGD", "--epochs", "many"], "'many' is not a valid integer"),
+        (["evaluate", "SGD", "--seed", "-1"], "seed must be an integer from 0 to 1,000,000, got -1"),
+        (["evaluate", "SGD", "--store", "postgresql://x/y"], "store must be a file or a URL sqlite:///file"),
+        (["evaluate", "SGD", "--store", "corrupt"], "damaged or no SQLite database"),
+        (["evaluate", "SGD", "--store", "/proc/nosbench/x"], "can't open the store /proc/nosbench/x"),
+        (["evaluate", "SGD", "--store", "."], "can't"),
+        (["evaluate"], "Missing argument 'PROGRAM'"),
+        (["search", "--agent", "ppo"], "'ppo' is not one of 're', 'rs'"),
+        (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
+        (["search", "--start", "Adamm"], "'Adamm' is no known program"),
+        (["search", "--budget", "0"], "budget: queries must be positive, got 0"),
+        (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
+        (["search", "--store", "corrupt", "--task", "toy"], "damaged or no SQLite database"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["doctor", "--store", "corrupt"], ""),
+    ],
+)
+def test_wrong_use_gets_one_message_and_exit_code_2(
+    nosbench, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "broken.json").write_text("[[")
+    (tmp_path / "wrong.json").write_text('[["evil", [1], 9]]')
+    (tmp_path / "object.json").write_text('{"program": 1}')
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    (tmp_path / "broken.txt").write_text("r9 = square(grad)\nr9 = mul(grad, lr)\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "huge").write_bytes(b"#" * (2**20 + 1))
+    (tmp_path / "corrupt").write_bytes(b"not a database, not a folder" * 100)
+    run = nosbench(*arguments)
+    assert run.code == 2, run.err
+    assert message in " ".join(run.err.replace("│", " ").split())
+
+
+def test_search_prints_the_best_program_beside_adamw(nosbench, tmp_path: Path) -> None:
+    run = nosbench("search", *TOY, "--epochs", "2", "--budget", "120", "--seed", "3")
+    assert run.code == 0
+    assert "120 queries" in run.out
+    assert "AdamW 1.1" in run.out
+    assert "query     1  loss 1.1" in run.err
+    folder = tmp_path / "runs" / "re-adamw-toy-e2-s3"
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "history.jsonl", "best.txt", "agent.json"}
+    best = nosbench("evaluate", str(folder / "best.txt"), *TOY, "--epochs", "2", "--json")
+    assert json.loads(best.out)["hit"] is True
+
+
+def test_the_same_search_again_is_finished_and_a_greater_budget_prolongs_it(nosbench) -> None:
+    command = ["search", *TOY, "--agent", "rs", "--epochs", "1", "--json", "--budget"]
+    first, second, longer = (json.loads(nosbench(*command, budget).out) for budget in ("15", "15", "25"))
+    assert first == second
+    assert (first["queries"], longer["queries"]) == (15, 25)
+    assert longer["best"]["loss"] <= first["best"]["loss"]
+    assert longer["reference"]["program"] == KNOWN_PROGRAMS["AdamW"].to_json()
+
+
+def test_a_run_folder_of_another_configuration_is_refused(nosbench) -> None:
+    command = ["search", *TOY, "--agent", "rs", "--epochs", "1", "--budget", "3", "--run", "here"]
+    assert nosbench(*command).code == 0
+    run = nosbench(*command, "--seed", "1")
+    assert run.code == 2
+    assert "here holds another run: seed is 0, now 1. Choose another folder with --run" in run.err
+
+
+def test_distinct_programs_can_limit_a_search(nosbench) -> None:
+    run = nosbench("search", *TOY, "--agent", "rs", "--epochs", "1", "--distinct", "4", "--json", "--quiet")
+    assert json.loads(run.out)["distinct"] == 4
+    assert run.err == ""
+
+
+def test_a_program_of_ones_own_can_be_the_start(nosbench) -> None:
+    run = nosbench("search", *TOY, "--start", "r9 = mul(grad, 0.1)", "--epochs", "1", "--budget", "5", "--json")
+    assert json.loads(run.out)["best"]["program"] == [["mul", [1, 5], 9]]
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nosbench_env", "search", *TOY, "--agent", "rs", "--budget", "150"]
+    environment = os.environ | {"NOSBENCH_STORE": str(tmp_path / "s.sqlite")}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    history = tmp_path / "runs" / "rs-toy-e20-s0" / "history.jsonl"
+    deadline = time.monotonic() + 60
+    while not (history.exists() and history.stat().st_size > 2000) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "all are kept in runs/rs-toy-e20-s0" in err
+    assert "To go on, run the same command again." in err
+    done = history.read_text().splitlines()
+    assert 0 < len(done) < 150
+    again = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert json.loads(again.stdout)["queries"] == 150
+    assert history.read_text().splitlines()[: len(done)] == done
+
+
+def test_ctrl_c_ends_an_evaluation_quietly(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nosbench_env.oracle import Oracle
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Oracle, "query_many", interrupt)
+    assert nosbench("evaluate", "SGD", *TOY).code == 130
+
+
+def test_a_defect_of_ours_is_said_in_a_message_too(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nosbench_env.oracle import Oracle
+
+    def defect(*_: object, **__: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(Oracle, "query_many", defect)
+    run = nosbench("evaluate", "SGD", *TOY)
+    assert run.code == 1
+    assert "KeyError: 'oops'\nThis should not happen." in run.err
+
+
+def test_doctor_finds_a_sound_installation_sound(nosbench, tmp_path: Path) -> None:
+    run = nosbench("doctor")
+    assert run.code == 0
+    assert "FAIL" not in run.out
+    assert f"{tmp_path / 'results.sqlite'}, 0 results" in run.out
+    findings = json.loads(nosbench("doctor", "--json").out)
+    assert {"python", "torch", "store", "optimizer", "fingerprint", "training"} <= {f["what"] for f in findings}
+
+
+def test_doctor_finds_a_broken_store(nosbench, tmp_path: Path) -> None:
+    (tmp_path / "corrupt").write_bytes(b"not a database" * 100)
+    run = nosbench("doctor", "--store", "corrupt")
+    assert run.code == 2
+    assert "FAIL  store" in run.out

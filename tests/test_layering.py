@@ -1,0 +1,81 @@
+"""The order of the modules: each imports only from what stands below it (while type checking, anything goes)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From the bottom to the top; modules on one line may import each other.
+LAYERS = [
+    {"functions"},
+    {"program"},
+    {"known_programs", "search_space"},
+    {"optimizer"},
+    {"tasks"},  # names only: imports the tasks themselves when asked to make one
+    {"tasks.task"},
+    {"tasks.training", "tasks.priors", "tasks.pfn_model"},
+    {"tasks.pfn", "tasks.toy", "fingerprints", "store"},
+    {"oracle"},
+    {"env"},
+    {"wrappers"},
+    {"agents"},
+    {"doctor"},
+    {"cli"},
+    {"__main__", ""},
+]
+HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in modules}
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for folder in ("nosbench_env", "agents", "wrappers"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / "nosbench_env" if folder == "nosbench_env" else ROOT).with_suffix("").parts
+            if folder == "nosbench_env" and parts[0] in ("agents", "wrappers"):
+                continue  # the links
+            found.append((".".join(part for part in parts if part != "__init__"), path))
+    return found
+
+
+def layer(module: str) -> int:
+    top = module.split(".")[0]
+    return HEIGHT[top if top in ("agents", "wrappers") else module]
+
+
+def imports(path: Path) -> list[str]:
+    """The modules of ours that a file imports, wherever in it, but for type checking alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nosbench_env"):
+            module = (node.module or "").removeprefix("nosbench_env").removeprefix(".")
+            inner = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+            names += [name if name in HEIGHT else module for name in inner]
+        elif isinstance(node, ast.Import):
+            names += [a.name.removeprefix("nosbench_env.") for a in node.names if a.name.startswith("nosbench_env")]
+    return names
+
+
+def test_every_module_has_its_place() -> None:
+    assert {name for name, _ in modules() if name.split(".")[0] not in ("agents", "wrappers")} == set(HEIGHT) - {
+        "agents",
+        "wrappers",
+    }
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else "")
+def test_a_module_imports_only_from_below(module: str, path: Path) -> None:
+    for imported in imports(path):
+        same = module.split(".")[0] == imported.split(".")[0] in ("agents", "wrappers")
+        assert same or layer(imported) < layer(module), f"{module} imports {imported}"
+
+
+def test_the_links_lead_to_the_folders() -> None:
+    for name in ("agents", "wrappers"):
+        link = ROOT / "nosbench_env" / name
+        assert link.is_symlink()
+        assert link.resolve() == ROOT / name
