@@ -70,8 +70,9 @@ def evaluate(
     program: Annotated[
         str,
         typer.Argument(
+            metavar="PROGRAM",
             help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-            "or a file that holds its text or JSON form."
+            "or a file that holds its text or JSON form.",
         ),
     ],
     task: TaskOption = "pfn",

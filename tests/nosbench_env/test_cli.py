@@ -109,7 +109,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["evaluate", "SGD", "--device", "tpu"], "unknown device 'tpu'; use 'auto', 'cpu'"),
         (["evaluate", "SGD", "--device", "cuda:99"], "device 'cuda:99' is not available: torch sees"),
         (["evaluate", "SGD", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
-        (["evaluate", "SGD", "--epochs", "many"], "'many' is not a valid integer"),
+        (["evaluate", "SGD", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["evaluate", "SGD", "--seed", "-1"], "seed must be an integer from 0 to 1,000,000, got -1"),
         (["evaluate", "SGD", "--store", "postgresql://x/y"], "store must be a file or a URL sqlite:///file"),
         (["evaluate", "SGD", "--store", "corrupt"], "damaged or no SQLite database"),
@@ -123,7 +123,6 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
         (["search", "--store", "corrupt", "--task", "toy"], "damaged or no SQLite database"),
         (["frobnicate"], "No such command 'frobnicate'"),
-        (["doctor", "--store", "corrupt"], ""),
     ],
 )
 def test_wrong_use_gets_one_message_and_exit_code_2(
@@ -157,7 +156,8 @@ def test_search_prints_the_best_program_beside_adamw(nosbench, tmp_path: Path) -
 def test_the_same_search_again_is_finished_and_a_greater_budget_prolongs_it(nosbench) -> None:
     command = ["search", *TOY, "--agent", "rs", "--epochs", "1", "--json", "--budget"]
     first, second, longer = (json.loads(nosbench(*command, budget).out) for budget in ("15", "15", "25"))
-    assert first == second
+    assert first["best"] == second["best"]
+    assert (second["queries"], second["distinct"], second["trained"]) == (15, first["distinct"], first["trained"])
     assert (first["queries"], longer["queries"]) == (15, 25)
     assert longer["best"]["loss"] <= first["best"]["loss"]
     assert longer["reference"]["program"] == KNOWN_PROGRAMS["AdamW"].to_json()

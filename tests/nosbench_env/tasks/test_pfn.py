@@ -85,7 +85,7 @@ def test_prior_is_ridge_regression() -> None:
     from nosbench_env.tasks.priors import sample_ridge_regression
 
     x, y = sample_ridge_regression(torch.Generator().manual_seed(0), 20_000, 20, 1)
-    assert 0 <= x.min()
+    assert x.min() >= 0
     assert x.max() < 1
     assert abs(x.mean() - 0.5) < 0.01
     # y = w1 x + w0 + noise: variance E[x^2] + 1 + 0.01 over data sets

@@ -1,0 +1,40 @@
+# `make search` and `make test` need Python 3.11 or newer and make, and set up everything else in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search test test-all lint format clean
+
+# The main job: regularized evolution from AdamW on the paper's PFN task, at one epoch instead of the paper's 20, so
+# that it ends within minutes on two CPU cores. The first 100 queries are the first population, one training.
+search: .venv/installed
+	$(BIN)/nosbench search --agent re --task pfn --epochs 1 --budget 160
+
+test: lint
+	$(BIN)/pytest -m "not slow" --doctest-modules
+
+# Also the trainings of 20 epochs against the paper's code; about half an hour on a CPU.
+test-all: lint
+	$(BIN)/pytest --doctest-modules
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info
