@@ -104,7 +104,9 @@ class TestRegularizedEvolution:
     def test_children_are_one_mutation_from_the_best_of_a_tournament(self) -> None:
         agent = RegularizedEvolution(population_size=3, tournament_size=50)  # all members but for bad luck
         founders = agent.ask(3)
-        agent.tell(founders, [evaluation(program, loss) for program, loss in zip(founders, (2.0, 1.0, 3.0))])
+        agent.tell(
+            founders, [evaluation(program, loss) for program, loss in zip(founders, (2.0, 1.0, 3.0), strict=True)]
+        )
         for child in agent.ask(30):
             assert abs(len(child) - len(founders[1])) <= 1
             shared = sum(instruction in founders[1].instructions for instruction in child)
@@ -114,7 +116,8 @@ class TestRegularizedEvolution:
         agent = RegularizedEvolution(population_size=3, tournament_size=50)
         founders = [Program.from_json([["add", [k, k], 9]] * 3) for k in range(3)]
         agent.ask(3)
-        agent.tell(founders, [evaluation(p, loss) for p, loss in zip(founders, (math.nan, 1e30, math.inf))])
+        losses = (math.nan, 1e30, math.inf)
+        agent.tell(founders, [evaluation(program, loss) for program, loss in zip(founders, losses, strict=True)])
         for child in agent.ask(30):
             assert founders[1][0] in child.instructions
 
@@ -122,7 +125,7 @@ class TestRegularizedEvolution:
         agent = RegularizedEvolution(population_size=2, tournament_size=50)
         programs = [Program.from_json([["add", [k, k], 9]] * 3) for k in range(3)]
         agent.ask(2)
-        for program, loss in zip(programs, (0.1, 5.0, 6.0)):
+        for program, loss in zip(programs, (0.1, 5.0, 6.0), strict=True):
             agent.tell([program], [evaluation(program, loss)])
         for child in agent.ask(30):
             assert programs[0][0] not in child.instructions or child.instructions.count(programs[1][0]) >= 2

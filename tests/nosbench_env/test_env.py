@@ -123,7 +123,7 @@ def test_the_full_program_ends_the_episode_without_stop(env: NOSBenchEnv) -> Non
 
 def test_stop_first_gives_the_empty_program_and_is_masked(env: NOSBenchEnv) -> None:
     assert not env.action_masks()[26]
-    _, reward, terminated, _, info = env.step(SPACE.stop_action)
+    _, _, terminated, _, info = env.step(SPACE.stop_action)
     assert terminated
     assert (info["program"], info["status"]) == ("", "ok")
     env.reset()

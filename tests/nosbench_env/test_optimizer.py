@@ -250,7 +250,7 @@ def test_bad_lr_is_refused(lr: Any) -> None:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="program must be a Program, got list"):
         ProgramOptimizer([nn.Parameter(torch.ones(1))], [["mul", [1, 6], 9]])
-    with pytest.raises(ValueError, match="parameters must be real floating point, got torch.complex64"):
+    with pytest.raises(ValueError, match="parameters must be real floating point, got"):
         ProgramOptimizer([nn.Parameter(torch.ones(1, dtype=torch.complex64))], SGD)
     with pytest.raises(ValueError, match="empty parameter list"):
         ProgramOptimizer([], SGD)
