@@ -289,8 +289,6 @@ def test_a_killed_search_loses_no_finished_evaluation(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "killed.sqlite") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
-    whole = RegularizedEvolution(start=None)
-    search(
-        whole, Oracle("toy", tmp_path / "whole.sqlite", "cpu"), Budget(queries=110), epochs=10, folder=tmp_path / "w"
-    )
+    oracle = Oracle("toy", tmp_path / "whole.sqlite", "cpu")
+    search(RegularizedEvolution(start=None), oracle, Budget(queries=110), epochs=10, folder=tmp_path / "w")
     assert told(history(tmp_path / "r")) == told(history(tmp_path / "w"))
