@@ -183,25 +183,37 @@ def test_a_program_of_ones_own_can_be_the_start(nosbench) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nosbench_env", "search", *TOY, "--agent", "rs", "--budget", "150"]
+    command = [
+        sys.executable,
+        "-m",
+        "nosbench_env",
+        "search",
+        *TOY,
+        "--agent",
+        "rs",
+        "--epochs",
+        "5",
+        "--budget",
+        "100",
+    ]
     environment = os.environ | {"NOSBENCH_STORE": str(tmp_path / "s.sqlite")}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    history = tmp_path / "runs" / "rs-toy-e20-s0" / "history.jsonl"
+    history = tmp_path / "runs" / "rs-toy-e5-s0" / "history.jsonl"
     deadline = time.monotonic() + 60
-    while not (history.exists() and history.stat().st_size > 2000) and time.monotonic() < deadline:
+    while not (history.exists() and history.stat().st_size > 1000) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "all are kept in runs/rs-toy-e20-s0" in err
+    assert "all are kept in runs/rs-toy-e5-s0" in err
     assert "To go on, run the same command again." in err
     done = history.read_text().splitlines()
-    assert 0 < len(done) < 150
+    assert 0 < len(done) < 100
     again = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert json.loads(again.stdout)["queries"] == 150
+    assert json.loads(again.stdout)["queries"] == 100
     assert history.read_text().splitlines()[: len(done)] == done
 
 
