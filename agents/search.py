@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any, cast
 
 import filelock
 
-from nosbench_env.agents.agent import Agent
+from nosbench_env.agents.agent import Agent, check_number_asked
 from nosbench_env.oracle import Evaluation, Oracle, Source
 from nosbench_env.program import Program
+from nosbench_env.tasks import check_epochs, check_seed
 from nosbench_env.tasks.task import OnStep, Status
 
 # What a training step costs in simulated seconds. The paper's training takes "about a minute" (Section 3.3) of 2,000
@@ -105,6 +106,7 @@ class SearchResult:
         distinct: Programs new to the run.
         trained: Trainings done.
         simulated_seconds: See `Budget`.
+        reference: The evaluation of the reference program, if one was named.
     """
 
     best: HistoryEntry | None = None
@@ -112,6 +114,7 @@ class SearchResult:
     distinct: int = 0
     trained: int = 0
     simulated_seconds: float = 0.0
+    reference: Evaluation | None = None
     _keys: set[str] = field(default_factory=set, repr=False)
 
     def is_new(self, key: str) -> bool:
@@ -148,6 +151,7 @@ def search(
     training_seed: int = 0,
     folder: Path | str | None = None,
     batch_size: int = 1,
+    reference: Program | None = None,
     on_query: OnQuery | None = None,
     on_step: OnStep | None = None,
 ) -> SearchResult:
@@ -165,74 +169,64 @@ def search(
         training_seed: Seed of the trainings (the agent has its own).
         folder: The run folder; None keeps nothing but what the oracle stores.
         batch_size: Programs asked for and evaluated together.
+        reference: A program to compare with, evaluated first and outside of the budget.
         on_query: Called after each query, and for those that a continued run had already done.
         on_step: Called after each training step.
 
     Raises:
+        ValueError: If `epochs`, `training_seed` or `batch_size` is out of range.
         RunError: If the folder belongs to another configuration, is in use by another process, or is damaged.
         StoreError: If the store fails. What was done before is kept; the same call continues.
     """
-    if folder is None:
-        return _search(agent, oracle, budget, epochs, training_seed, None, batch_size, on_query, on_step)
+    epochs = check_epochs(epochs) or oracle.task.default_epochs
+    check_number_asked(batch_size)
     config = {
         "agent": agent.name,
         **agent.config(),
         "task": oracle.task.name,
         "task_version": oracle.task.version,
-        "epochs": epochs or oracle.task.default_epochs,
-        "training_seed": training_seed,
+        "epochs": epochs,
+        "training_seed": check_seed(training_seed),
         "identity": oracle.identity,
         "batch_size": batch_size,
     }
-    with _opened(Path(folder), config) as run:
-        return _search(agent, oracle, budget, epochs, training_seed, run, batch_size, on_query, on_step)
+    with _opened(Path(folder), config) if folder is not None else nullcontext() as run:
+        result = SearchResult()
+        batch = 0
 
+        def count(entry: HistoryEntry) -> None:
+            result.add(entry)
+            if on_query is not None:
+                on_query(entry, result)
 
-def _search(
-    agent: Agent,
-    oracle: Oracle,
-    budget: Budget,
-    epochs: int | None,
-    training_seed: int,
-    run: _Run | None,
-    batch_size: int,
-    on_query: OnQuery | None,
-    on_step: OnStep | None,
-) -> SearchResult:
-    result = SearchResult()
-    batch = 0
-
-    def count(entry: HistoryEntry) -> None:
-        result.add(entry)
-        if on_query is not None:
-            on_query(entry, result)
-
-    if run is not None:
-        for entry in _catch_up(agent, oracle, run, epochs, training_seed):
-            count(entry)
-            batch = entry.batch
-    saved = time.monotonic()
-    while result.within(budget):
-        batch += 1
-        size = batch_size if budget.queries is None else min(batch_size, budget.queries - result.queries)
-        programs = agent.ask(size)
-        started = time.perf_counter()
-        evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step)
-        seconds = (time.perf_counter() - started) / size
-        entries = _entries(result, batch, evaluations, seconds, oracle.task.steps_per_epoch)
+        if reference is not None:
+            result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step)
         if run is not None:
-            run.append(entries)
-        agent.tell(programs, evaluations)
-        for entry in entries:
-            count(entry)
-            if run is not None and result.best is entry:
-                run.save_best(entry)
-        if run is not None and time.monotonic() - saved > _SAVE_AGENT_EVERY_S:
+            for entry in _catch_up(agent, oracle, run, epochs, training_seed):
+                count(entry)
+                batch = entry.batch
+        saved = time.monotonic()
+        while result.within(budget):
+            batch += 1
+            size = batch_size if budget.queries is None else min(batch_size, budget.queries - result.queries)
+            programs = agent.ask(size)
+            started = time.perf_counter()
+            evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step)
+            seconds = (time.perf_counter() - started) / size
+            entries = _entries(result, batch, evaluations, seconds, oracle.task.steps_per_epoch)
+            if run is not None:
+                run.append(entries)
+            agent.tell(programs, evaluations)
+            for entry in entries:
+                count(entry)
+                if run is not None and result.best is entry:
+                    run.save_best(entry)
+            if run is not None and time.monotonic() - saved > _SAVE_AGENT_EVERY_S:
+                run.save_agent(agent, result.queries)
+                saved = time.monotonic()
+        if run is not None:
             run.save_agent(agent, result.queries)
-            saved = time.monotonic()
-    if run is not None:
-        run.save_agent(agent, result.queries)
-    return result
+        return result
 
 
 def _entries(
@@ -262,7 +256,7 @@ def _entries(
     return entries
 
 
-def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int | None, training_seed: int) -> list[HistoryEntry]:
+def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_seed: int) -> list[HistoryEntry]:
     """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since."""
     history = run.history()
     saved_at = run.load_agent(agent)
@@ -280,13 +274,13 @@ def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int | None, train
     return history
 
 
-def _told(entry: HistoryEntry, oracle: Oracle, epochs: int | None, training_seed: int) -> Evaluation:
+def _told(entry: HistoryEntry, oracle: Oracle, epochs: int, training_seed: int) -> Evaluation:
     """The evaluation as the agent was told it, of which the history keeps all but the curve and the provenance."""
     loss = float(entry.status) if entry.loss is None else entry.loss
     return Evaluation(
         entry.program,
         oracle.task.name,
-        epochs or oracle.task.default_epochs,
+        epochs,
         training_seed,
         loss,
         entry.status,

@@ -153,13 +153,14 @@ def search(
     """
     from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
     from nosbench_env.agents import search as run_search
+    from nosbench_env.tasks import check_epochs
 
     if agent is AgentName.rs and start is not None:
         raise ValueError("--start is for --agent re; random search starts from nothing")
     start = "AdamW" if start is None else start
     limits = Budget(queries=budget, distinct=distinct)
     oracle = _oracle(task, store, device)
-    epochs = epochs or oracle.task.default_epochs
+    epochs = check_epochs(epochs) or oracle.task.default_epochs
     method: Agent
     if agent is AgentName.rs:
         method, label = RandomSearch(seed=seed), "rs"
@@ -171,9 +172,6 @@ def search(
 
     display = _SearchDisplay(budget, as_json or quiet)
     try:
-        display.note(f"Training with {_REFERENCE}, for comparison ({task} task, {epochs} epochs, {oracle.task.device})")
-        reference = oracle.query(KNOWN_PROGRAMS[_REFERENCE], epochs, training_seed, on_step=display.on_step)
-        display.reference = reference
         result = run_search(
             method,
             oracle,
@@ -181,6 +179,7 @@ def search(
             epochs=epochs,
             training_seed=training_seed,
             folder=folder,
+            reference=KNOWN_PROGRAMS[_REFERENCE],
             on_query=display.on_query,
             on_step=display.on_step,
         )
@@ -196,9 +195,9 @@ def search(
     finally:
         display.close()
     if as_json:
-        print(json.dumps(_search_json(result, reference, folder)))
+        print(json.dumps(_search_json(result, folder)))
     else:
-        print(_search_text(result, reference, folder))
+        print(_search_text(result, folder))
 
 
 @app.command()
@@ -293,6 +292,10 @@ def _start_label(start: str) -> str:
     return hashlib.sha256(str(_read_program(start)).encode()).hexdigest()[:8]
 
 
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
 def _pace() -> dict[str, Any]:
     """How often a bar is drawn: seldom where every drawing is a new line of a log."""
     return {"file": sys.stderr, "mininterval": 0.2 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True}
@@ -303,7 +306,6 @@ class _SearchDisplay:
 
     def __init__(self, budget: int, silent: bool) -> None:
         self.result: SearchResult | None = None
-        self.reference: Evaluation | None = None
         self._silent = silent
         # In a log, where a bar would be drawn over and over, plain lines tell the same.
         self._bar = tqdm(total=budget, unit="query", leave=False, disable=silent or not sys.stderr.isatty(), **_pace())
@@ -340,12 +342,12 @@ class _SearchDisplay:
         parts = []
         if self._best is not None:
             parts.append(f"best {self._best.loss:.4f}")
-        if self.reference is not None:
-            parts.append(f"{_REFERENCE} {self.reference.loss:.4f}")
         if self.result is not None:
+            if self.result.reference is not None:
+                parts.append(f"{_REFERENCE} {self.result.reference.loss:.4f}")
             parts.append(f"trained {self.result.trained}")
         if self._training:
-            parts.append(self._training)
+            parts.append(self._training if self.result else f"{_REFERENCE}, for comparison: {self._training}")
         if self._bar.disable:
             done = self.result.queries if self.result else 0
             self.note(f"{done}/{self._bar.total} queries, {', '.join(parts)}")
@@ -363,7 +365,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
         "probe": "a hit: it already diverges on the probe (paper, Appendix B), so it is not trained",
     }[evaluation.source]
     lines += [
-        f"{evaluation.task} task, {evaluation.epochs} epochs, seed {evaluation.seed}: "
+        f"{evaluation.task} task, {_epochs(evaluation.epochs)}, seed {evaluation.seed}: "
         f"final loss {evaluation.loss:.4f} ({evaluation.status})",
         origin,
         f"store: {oracle.store.path}",
@@ -371,16 +373,16 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
     return "\n".join(lines)
 
 
-def _search_text(result: SearchResult, reference: Evaluation, folder: Path) -> str:
+def _search_text(result: SearchResult, folder: Path) -> str:
     lines = [
         f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings; "
         f"the rest were hits. Run folder: {folder}"
     ]
-    best = result.best
-    if best is None:
+    best, reference = result.best, result.reference
+    if best is None or reference is None:
         return "\n".join([*lines, "No program reached a finite loss."])
     lines += [
-        f"Best program (query {best.number}), {reference.task} task, {reference.epochs} epochs:",
+        f"Best program (query {best.number}), {reference.task} task, {_epochs(reference.epochs)}:",
         "",
         *(f"    {instruction}" for instruction in best.program),
         "",
@@ -392,7 +394,7 @@ def _search_text(result: SearchResult, reference: Evaluation, folder: Path) -> s
     return "\n".join(lines)
 
 
-def _search_json(result: SearchResult, reference: Evaluation, folder: Path) -> dict[str, Any]:
+def _search_json(result: SearchResult, folder: Path) -> dict[str, Any]:
     return {
         "run": str(folder),
         "queries": result.queries,
@@ -400,5 +402,5 @@ def _search_json(result: SearchResult, reference: Evaluation, folder: Path) -> d
         "trained": result.trained,
         "simulated_seconds": result.simulated_seconds,
         "best": None if result.best is None else result.best.to_json(),
-        "reference": reference.to_json(),
+        "reference": None if result.reference is None else result.reference.to_json(),
     }

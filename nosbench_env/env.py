@@ -65,7 +65,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
 
     * `task`: a name in `TASKS`: "pfn", the paper's task, or "toy", which takes less than a second.
     * `epochs`: length of training; None is the task's default (20 for "pfn", as in the paper).
-    * `seed`: seed of the training (not of the env); 0 is the paper's.
+    * `training_seed`: seed of the trainings (the env has none); 0 is the paper's.
     * `max_instructions`, `memory_size`: bounds of the search space; the defaults are the paper's.
     * `device`: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
     * `store`: where results are kept, a file or `sqlite:///file`; None is the user's default store.
@@ -84,7 +84,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self,
         task: str = "pfn",
         epochs: int | None = None,
-        seed: int = 0,
+        training_seed: int = 0,
         max_instructions: int = 20,
         memory_size: int = 20,
         device: str = "auto",
@@ -102,7 +102,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self.render_mode = render_mode
         self.failure_reward = float(failure_reward)
         self.last_evaluation: Evaluation | None = None
-        self._epochs, self._seed = check_epochs(epochs), check_seed(seed)
+        self._epochs, self._training_seed = check_epochs(epochs), check_seed(training_seed)
         self._task, self._device, self._store = check_task_name(task), device, store
         self._injected = self._oracle = oracle
         self._program = Program()
@@ -155,7 +155,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         return self._observation(), 0.0, False, False, {}
 
     def _end(self) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        evaluation = self.last_evaluation = self.oracle.query(self._program, self._epochs, self._seed)
+        evaluation = self.last_evaluation = self.oracle.query(self._program, self._epochs, self._training_seed)
         self._over = True
         finite = evaluation.status == "ok"
         reward = max(-evaluation.loss, self.failure_reward) if finite else self.failure_reward

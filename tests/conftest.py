@@ -2,9 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from nosbench_env.oracle import Oracle
+
+# A slow machine is not a defect.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 DATA = Path(__file__).parent / "data"
 

@@ -47,7 +47,7 @@ def train_model(
         checkpoint: As in `Task.train`.
     """
     optimizer = make_optimizer(model.parameters())
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    params = list(model.parameters())
     losses: list[float] = []
     stopped_at: int | None = None
     if checkpoint is not None and Path(checkpoint).exists():
@@ -145,7 +145,7 @@ def resolve_device(device: str) -> str:
     return str(kind)
 
 
-def _all_finite(params: list[Tensor]) -> bool:
+def _all_finite(params: Sequence[Tensor]) -> bool:
     # A finite norm proves it in one cheap pass; squares of large finite values overflow, so then every value is read.
     norm = nn.utils.get_total_norm([param.detach() for param in params])
     return bool(norm.isfinite()) or all(bool(param.isfinite().all()) for param in params)

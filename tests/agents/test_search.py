@@ -59,6 +59,22 @@ def test_the_result_counts_what_was_done(oracle: Oracle, tmp_path: Path) -> None
     assert best.endswith(f"{result.best.program}\n")
 
 
+def test_a_reference_is_evaluated_outside_of_the_budget(oracle: Oracle, tmp_path: Path) -> None:
+    adam = KNOWN_PROGRAMS["Adam"]
+    result = search(RandomSearch(), oracle, Budget(queries=3), epochs=1, folder=tmp_path / "r", reference=adam)
+    assert result.reference.loss == oracle.query(adam, epochs=1).loss
+    assert result.queries == len(history(tmp_path / "r")) == 3
+
+
+@pytest.mark.parametrize("arguments", [{"epochs": 0}, {"training_seed": -1}, {"batch_size": 0}])
+def test_bad_arguments_are_refused_before_anything_is_made(
+    oracle: Oracle, tmp_path: Path, arguments: dict[str, int]
+) -> None:
+    with pytest.raises(ValueError, match="must be an integer"):
+        search(RandomSearch(), oracle, Budget(queries=3), folder=tmp_path / "r", **arguments)
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_filled_store_changes_nothing_but_the_hits(oracle: Oracle) -> None:
     first = search(RandomSearch(), oracle, Budget(queries=30), epochs=1)
     second = search(RandomSearch(), oracle, Budget(queries=30), epochs=1)

@@ -119,6 +119,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["search", "--agent", "ppo"], "'ppo' is not one of 're', 'rs'"),
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
         (["search", "--start", "Adamm"], "'Adamm' is no known program"),
+        (["search", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["search", "--budget", "0"], "budget: queries must be positive, got 0"),
         (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
         (["search", "--store", "corrupt", "--task", "toy"], "damaged or no SQLite database"),

@@ -274,7 +274,7 @@ def test_maskable_ppo_takes_the_masks(tmp_path: Path) -> None:
     [
         ({"task": "mnist"}, "unknown task 'mnist'"),
         ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
-        ({"seed": -1}, "seed must be an integer from 0"),
+        ({"training_seed": -1}, "seed must be an integer from 0"),
         ({"max_instructions": 0}, "max_instructions must be an integer from 1"),
         ({"memory_size": 9}, "memory_size must be an integer from 10"),
         ({"failure_reward": math.nan}, "failure_reward must be a finite number"),
