@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nosbench_env import KNOWN_PROGRAMS, Program, fingerprint
+from nosbench_env.fingerprints import _paper_proxy
 
 
 def test_proxy_values_are_those_of_the_papers_code(conformance: dict[str, Any]) -> None:
@@ -47,14 +48,14 @@ def test_callers_settings_are_given_back() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
     try:
-        fingerprint.cache_clear()
+        _paper_proxy.cache_clear()
         with torch.no_grad():
             in_float64_without_gradients = fingerprint(KNOWN_PROGRAMS["Adam"])
             assert not torch.is_grad_enabled()
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
-    fingerprint.cache_clear()
+    _paper_proxy.cache_clear()
     assert fingerprint(KNOWN_PROGRAMS["Adam"]) == in_float64_without_gradients
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
@@ -63,5 +64,7 @@ def test_callers_settings_are_given_back() -> None:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="program must be a Program, got str"):
         fingerprint("SGD")
+    with pytest.raises(TypeError, match="program must be a Program, got list"):
+        fingerprint([["mul", [1, 6], 9]])
     with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'paper'"):
         fingerprint(Program(), method="md5")
