@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -43,10 +44,12 @@ class AgentPolicy:
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
         """The next action for an observation `(d,)`, or for each of several envs `(n, d)`.
 
-        An observation of the empty program starts a new one. The other arguments are there for stable-baselines3.
+        An observation of the empty program starts a new one. The other arguments are there for stable-baselines3
+        and sb3-contrib.
 
         Returns:
             The action `(5,)`, or actions `(n, 5)`, and `state` as it came.
@@ -57,6 +60,8 @@ class AgentPolicy:
 
     def wrap(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         """The env, with the agent told of every program it evaluates.
+
+        It must stay in this process (`DummyVecEnv`, not `SubprocVecEnv`): in another there is only a copy of the agent.
 
         Raises:
             ValueError: If the env's search space is not the agent's.
@@ -83,8 +88,11 @@ class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], agent: Agent) -> None:
         super().__init__(env)
         self._agent = agent
+        self._process = os.getpid()
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if os.getpid() != self._process:
+            raise RuntimeError("an env wrapped by AgentPolicy must stay in the agent's process; use DummyVecEnv")
         result = self.env.step(action)
         if result[2]:
             evaluation = self.get_wrapper_attr("last_evaluation")

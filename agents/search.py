@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 
@@ -27,7 +27,7 @@ _SAVE_AGENT_EVERY_S = 10.0
 
 
 class RunError(ValueError):
-    """The run folder can't be used: of another configuration, in use, or damaged. Nothing in it was changed."""
+    """The run folder can't be used: of another configuration, in use, or damaged. No finished query in it is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,10 @@ class Budget:
         if all(limit is None for limit in limits.values()):
             raise ValueError("a budget needs at least one of queries, distinct, simulated_seconds")
         for name, limit in limits.items():
-            if limit is not None and not limit > 0:
-                raise ValueError(f"budget: {name} must be positive, got {limit!r}")
+            kinds = (int, float) if name == "simulated_seconds" else int
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0):
+                kind = "number" if name == "simulated_seconds" else "integer"
+                raise ValueError(f"budget: {name} must be a positive {kind}, got {limit!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class HistoryEntry:
     Attributes:
         number: Counted from 1.
         batch: Queries asked for together share it; counted from 1.
+        asked: How many were asked for together.
         program: What was asked.
         status: "ok", "nan" or "inf".
         loss: The loss; None if it is not finite.
@@ -76,6 +79,7 @@ class HistoryEntry:
 
     number: int
     batch: int
+    asked: int
     program: Program
     status: Status
     loss: float | None
@@ -92,8 +96,31 @@ class HistoryEntry:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> HistoryEntry:
-        """The inverse of `to_json`."""
-        return cls(**data | {"program": Program.from_json(data["program"])})
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, TypeError, KeyError: If a field is missing, unknown or of the wrong type.
+        """
+        entry = cls(**data | {"program": Program.from_json(data["program"])})
+        for name, kinds in _FIELD_TYPES.items():
+            if not isinstance(getattr(entry, name), kinds):
+                raise ValueError(f"{name} is {getattr(entry, name)!r}")
+        return entry
+
+
+_FIELD_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "number": int,
+    "batch": int,
+    "asked": int,
+    "status": str,
+    "loss": (float, int, type(None)),
+    "key": str,
+    "hit": bool,
+    "source": str,
+    "seconds": (float, int),
+    "new": bool,
+    "simulated_seconds": (float, int),
+}
 
 
 @dataclass(slots=True)
@@ -157,8 +184,9 @@ def search(
 ) -> SearchResult:
     """Searches until the budget is spent.
 
-    A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with no query
-    lost or done twice, as if it had not been stopped. A greater budget prolongs a finished run. The folder holds
+    A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with the same
+    queries and losses as if it had not been stopped. (Only a query whose training was stored and whose line was not yet
+    written counts as a hit then.) A greater budget prolongs a finished run. The folder holds
     `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far) and `agent.json`.
 
     Args:
@@ -205,6 +233,8 @@ def search(
             for entry in _catch_up(agent, oracle, run, epochs, training_seed):
                 count(entry)
                 batch = entry.batch
+            if result.best is not None:
+                run.save_best(result.best)  # a kill may have come between the query and this
         saved = time.monotonic()
         while result.within(budget):
             batch += 1
@@ -242,6 +272,7 @@ def _entries(
             HistoryEntry(
                 number=result.queries + len(entries) + 1,
                 batch=batch,
+                asked=len(evaluations),
                 program=evaluation.program,
                 status=evaluation.status,
                 loss=evaluation.loss if evaluation.status == "ok" else None,
@@ -334,19 +365,24 @@ class _Run:
             raise RunError(f"{self.folder} holds another run: {changes}. Choose another folder with --run")
 
     def history(self) -> list[HistoryEntry]:
-        """The queries done. A last line cut short by a kill is removed; its result is in the store."""
+        """The queries done. A last batch cut short by a kill is removed; its results are in the store."""
         if not self._history.exists():
             return []
-        data = self._history.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self._history, len(whole))
+        data = self._bytes(self._history)
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         entries = []
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
                 entries.append(HistoryEntry.from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise RunError(f"{self._history}, line {number}, is damaged: {error}") from error
+        last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
+        if last_batch and len(last_batch) < last_batch[0].asked:
+            entries = entries[: -len(last_batch)]
+        size = sum(map(len, lines[: len(entries)]))
+        if size < len(data):
+            with self._writing():
+                os.truncate(self._history, size)
         return entries
 
     def append(self, entries: Sequence[HistoryEntry]) -> None:
@@ -367,9 +403,12 @@ class _Run:
 
     def load_agent(self, agent: Agent) -> int:
         """Loads the saved state into the agent; returns after how many queries it was."""
-        if not self._agent.exists():
+        try:
+            data = self._read(self._agent) if self._agent.exists() else None
+        except RunError:
+            data = None  # a power cut may have emptied it; the history alone tells everything
+        if data is None:
             return 0
-        data = self._read(self._agent)
         try:
             agent.load_state_dict(data["state"])
             return int(data["queries"])
@@ -378,14 +417,26 @@ class _Run:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            return cast(dict[str, Any], json.loads(path.read_bytes()))
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            data = json.loads(self._bytes(path))
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged: {error}; choose another folder with --run") from error
+        if not isinstance(data, dict):
+            raise RunError(f"{path} is damaged: it holds no JSON object; choose another folder with --run")
+        return data
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RunError(f"can't read {path}: {error}; choose another folder with --run") from error
 
     def _replace(self, path: Path, text: str) -> None:
         temporary = path.with_suffix(".tmp")
         with self._writing():
-            temporary.write_text(text, encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
 
     @contextmanager

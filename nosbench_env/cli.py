@@ -61,7 +61,7 @@ StoreOption = Annotated[
         "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 

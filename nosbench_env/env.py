@@ -56,9 +56,9 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     honest loss.
 
     ## Info
-    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite) and `status` ("ok",
-    "nan", "inf"): equal for equal actions. What may differ between two replays (whether it was a hit, seconds,
-    provenance) is in `env.unwrapped.last_evaluation`.
+    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite; vector envs gather it
+    in an array of objects where one is None) and `status` ("ok", "nan", "inf"): equal for equal actions. What may
+    differ between two replays (whether it was a hit, seconds, provenance) is in `env.unwrapped.last_evaluation`.
 
     ## Arguments
     All are plain JSON data, so that they travel in the env's spec, but for `oracle`.
@@ -96,7 +96,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
-        if not np.isfinite(failure_reward):
+        if not isinstance(failure_reward, (int, float)) or not np.isfinite(failure_reward):
             raise ValueError(f"failure_reward must be a finite number, got {failure_reward!r}")
         self.search_space = SearchSpace(max_instructions, memory_size)
         self.render_mode = render_mode
@@ -147,16 +147,17 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over (or has not begun): call reset() first")
         instruction = self.search_space.decode(action)
-        if instruction is not None:
-            self._program = Program((*self._program, instruction))
-        if instruction is None or len(self._program) == self.search_space.max_instructions:
-            return self._end()
+        program = self._program if instruction is None else Program((*self._program, instruction))
+        if instruction is None or len(program) == self.search_space.max_instructions:
+            return self._end(program)
+        self._program = program
         self._print_if_human()
         return self._observation(), 0.0, False, False, {}
 
-    def _end(self) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        evaluation = self.last_evaluation = self.oracle.query(self._program, self._epochs, self._training_seed)
-        self._over = True
+    def _end(self, program: Program) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        evaluation = self.oracle.query(program, self._epochs, self._training_seed)
+        # Only now: if the evaluation fails or is interrupted, the step has not happened and can be taken again.
+        self._program, self._over, self.last_evaluation = program, True, evaluation
         finite = evaluation.status == "ok"
         reward = max(-evaluation.loss, self.failure_reward) if finite else self.failure_reward
         info = {
@@ -200,6 +201,8 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"'over' must be true or false, got {over!r}")
         if len(program) and program not in self.search_space:
             raise ValueError(f"the state's program is not in this env's {self.search_space}:\n{program}")
+        if not over and len(program) == self.search_space.max_instructions:
+            raise ValueError(f"'over' must be true for a program of the full {len(program)} instructions")
         self._program, self._over = program, over
         return self._observation()
 

@@ -85,6 +85,10 @@ def _torch_code() -> Mapping[str, Callable[..., Tensor]]:
     def size(x: Tensor) -> Tensor:
         return x.new_full((), x.numel())
 
+    def heaviside(x: Tensor, v: Tensor) -> Tensor:
+        dtype = torch.result_type(x, v)  # torch.heaviside alone does not promote (half-precision parameters)
+        return torch.heaviside(x.to(dtype), v.to(dtype))
+
     def interpolate(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         return a * c + b * (1.0 - c)  # not torch.lerp, which rounds differently
 
@@ -115,7 +119,7 @@ def _torch_code() -> Mapping[str, Callable[..., Tensor]]:
         "sub": torch.sub,
         "minimum": torch.minimum,
         "maximum": torch.maximum,
-        "heaviside": torch.heaviside,
+        "heaviside": heaviside,
         "interpolate": interpolate,
         "bias_correct": bias_correct,
     }

@@ -112,7 +112,9 @@ class ProgramOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: If the state belongs to another program, or to other parameter groups.
         """
-        if state_dict.get("program", self.program.to_json()) != self.program.to_json():
+        if "program" not in state_dict:
+            raise ValueError("this state is not one of a ProgramOptimizer: it names no program")
+        if state_dict["program"] != self.program.to_json():
             raise ValueError(
                 f"this state belongs to another program:\n{Program.from_json(state_dict['program'])}\n"
                 f"and can't continue:\n{self.program}"
@@ -137,8 +139,9 @@ class ProgramOptimizer(torch.optim.Optimizer):
 @cache
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[dict[int, Tensor], Tensor]:
     """The constant slots and the zero that unset slots read as; no function writes to its inputs, so all share them."""
-    constants = {slot: torch.tensor(value, dtype=dtype, device=device) for slot, value in CONSTANTS.items()}
-    return constants, torch.tensor(0.0, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # made in inference mode, they would be of no use outside of it
+        constants = {slot: torch.tensor(value, dtype=dtype, device=device) for slot, value in CONSTANTS.items()}
+        return constants, torch.tensor(0.0, dtype=dtype, device=device)
 
 
 def _check_group(group: dict[str, Any]) -> None:

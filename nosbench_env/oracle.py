@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +121,9 @@ class Oracle:
     Attributes:
         statistics: Counts of this oracle's queries and hits.
 
+    Trainings run one at a time in a process; queries of several threads wait for each other. Several processes may
+    share a store.
+
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
     Raises:
@@ -228,13 +231,18 @@ class Oracle:
         """Trains each program and stores its result under its key."""
         keys, programs = list(unknown), list(unknown.values())
         records: dict[str, Record] = {}
+        provenance = _provenance(self.task)
         started = time.perf_counter()
 
         def store_curve(index: int, curve: Curve) -> None:
             nonlocal started
             seconds, started = time.perf_counter() - started, time.perf_counter()
-            provenance = _provenance(programs[index], self.task, seconds)
-            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, provenance)
+            made = provenance | {
+                "program": programs[index].to_json(),
+                "seconds": round(seconds, 3),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made)
             self.store.add(keys[index], record)
             # Another process may have been first; then its result is the one that stays.
             records[keys[index]] = self.store.get(keys[index], epochs) or record
@@ -273,14 +281,16 @@ class Oracle:
         return Oracle, (self._task, self.store, self.device, self.identity)
 
 
-def _provenance(program: Program, task: Task, seconds: float) -> dict[str, Any]:
+def _provenance(task: Task) -> dict[str, Any]:
+    """What is the same for all trainings of a task in this process."""
+    try:
+        own_version = version("nosbench_env")
+    except PackageNotFoundError:  # a bare checkout
+        own_version = "unknown"
     device = torch.device(task.device)
     return {
-        "program": program.to_json(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "nosbench_env": version("nosbench_env"),
+        "nosbench_env": own_version,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "seconds": round(seconds, 3),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

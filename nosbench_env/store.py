@@ -165,7 +165,11 @@ class ResultStore:
 
     def _open(self) -> sql.Engine:
         engine = sql.create_engine(
-            self.url, isolation_level="AUTOCOMMIT", connect_args={"timeout": _LOCK_TIMEOUT_S}, hide_parameters=True
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": _LOCK_TIMEOUT_S, "check_same_thread": False},
+            poolclass=sql.StaticPool if self.path is None else sql.QueuePool,  # in memory, a connection is a database
+            hide_parameters=True,
         )
         sql.event.listen(engine, "connect", _set_durable)
         if self.path is None:
@@ -188,11 +192,14 @@ class ResultStore:
                 if sql.inspect(connection).get_table_names():
                     raise StoreError(f"{self.path} is a database, but not a NOSBench store. {_ELSEWHERE}")
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")  # readers and a writer don't block each other
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # all or nothing: a kill in between leaves an empty file
                 _metadata.create_all(connection)
-                connection.execute(sql.insert(_schema).prefix_with("OR IGNORE").values(id=1, version=SCHEMA_VERSION))
-                # Last, so that a kill in between leaves a file without results that the next opening completes.
+                connection.execute(sql.insert(_schema).values(id=1, version=SCHEMA_VERSION))
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-            version = connection.execute(sql.select(_schema.c.version)).scalar_one()
+                connection.exec_driver_sql("COMMIT")
+            version = connection.execute(sql.select(_schema.c.version)).scalar_one_or_none()
+        if version is None:
+            raise StoreError(f"the store {self.path} is damaged: it does not say its version. {_REPAIR}")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store {self.path} has version {version}, this nosbench_env reads up to {SCHEMA_VERSION}: "
@@ -207,7 +214,7 @@ _REPAIR = "Move the file away to start a new store, or name another with --store
 def _advice(error: str) -> str:
     if "full" in error:
         return "The disk is full; results stored before are safe. Free some space and run the same command again."
-    if "not a database" in error or "malformed" in error:
+    if any(sign in error for sign in ("not a database", "malformed", "no such table", "no such column")):
         return f"The file is damaged or no SQLite database. {_REPAIR}"
     if "locked" in error:
         return "Another process kept it locked for a minute; run the same command again when that is done."
@@ -217,15 +224,20 @@ def _advice(error: str) -> str:
 def _store_url(location: str | Path | None) -> sql.URL:
     if location is None:
         location = os.environ.get("NOSBENCH_STORE") or platformdirs.user_cache_path("nosbench_env") / "results.sqlite"
-    if isinstance(location, Path) or "://" not in location:
-        return sql.URL.create("sqlite", database=str(Path(location).expanduser().absolute()))
-    try:
-        url = sql.make_url(location)
-    except ArgumentError:
-        raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}") from None
-    if url.get_backend_name() != "sqlite":
-        raise ValueError(f"store must be a file or a URL sqlite:///file, got one of {url.get_backend_name()!r}")
-    return url
+    if not isinstance(location, (str, Path)):
+        raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}")
+    file: str | None = str(location)
+    if isinstance(location, str) and "://" in location:
+        try:
+            url = sql.make_url(location)
+        except ArgumentError:
+            raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}") from None
+        if url.drivername != "sqlite" or url.host or url.query:
+            raise ValueError(f"store must be a file or a URL sqlite:///file, got one of {url.drivername!r}")
+        file = url.database
+    if not file or file == ":memory:":
+        return sql.URL.create("sqlite")
+    return sql.URL.create("sqlite", database=str(Path(file).expanduser().absolute()))
 
 
 def _set_durable(connection: Any, _: Any) -> None:

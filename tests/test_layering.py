@@ -51,6 +51,7 @@ def imports(path: Path) -> list[str]:
             node.body = []
     names = []
     for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: imports name their module in full"
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nosbench_env"):
             module = (node.module or "").removeprefix("nosbench_env").removeprefix(".")
             inner = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]

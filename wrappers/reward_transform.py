@@ -13,7 +13,8 @@ class RewardTransform(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     """Multiplies an episode's final reward by `scale`, then clips it to `[low, high]`.
 
     All other rewards are 0 and stay so. A positive scale alone keeps the optimal policy. Clipping makes programs beyond
-    a bound equally good (or bad): the optimal policy is kept as long as the best program's reward lies below `high`.
+    a bound equally good (or bad): the optimal policy is kept as long as the best program's scaled reward lies between
+    `low` and `high`.
 
     Args:
         env: The environment.

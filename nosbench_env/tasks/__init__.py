@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
@@ -39,13 +40,13 @@ def check_task_name(name: str) -> str:
 
 def check_epochs(epochs: int | None) -> int | None:
     """`epochs` if it is a positive integer, or None for a task's default."""
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, SupportsIndex) or epochs < 1):
         raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
-    return epochs
+    return None if epochs is None else operator.index(epochs)
 
 
 def check_seed(seed: int) -> int:
     """`seed` if it is an integer from 0 to a million, beyond which seeds would share random streams."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 1_000_000:
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or not 0 <= seed <= 1_000_000:
         raise ValueError(f"seed must be an integer from 0 to 1,000,000, got {seed!r}")
-    return seed
+    return operator.index(seed)

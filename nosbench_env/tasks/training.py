@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nosbench_env.program import Program
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress, Task
 
 MAX_GRAD_NORM = 1.0  # gradients are clipped to this global norm, as in the paper's code
+
+_one_at_a_time = threading.RLock()
 
 BatchLoss = Callable[[nn.Module, int], Tensor]
 
@@ -42,11 +45,13 @@ def train_model(
         make_optimizer: As in `Task.train`.
         steps_per_epoch: Updates in an epoch.
         epochs: How long, counted from the beginning also when resuming.
-        training_name: What is trained (task, version, seed). A checkpoint of another training is refused.
+        training_name: What is trained (task, version, seed). A checkpoint of another training, or of one with another
+            optimizer or other settings of it, is refused.
         on_step: As in `Task.train`.
         checkpoint: As in `Task.train`.
     """
     optimizer = make_optimizer(model.parameters())
+    training_name += f", with {optimizer!r}"  # its type and all its settings, for ours the program too
     params = list(model.parameters())
     losses: list[float] = []
     stopped_at: int | None = None
@@ -95,23 +100,27 @@ def train_programs_in_turn(
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Float32 on one thread, whatever the caller has set up; gives the caller's settings back.
+    """Plain float32 on one thread, whatever the caller has set up; gives the caller's settings back.
 
-    Losses depend on the number of threads and on reduced-precision matrix products in ways that training amplifies.
+    Losses depend on the number of threads, on autocast and on reduced-precision matrix products in ways that training
+    amplifies. Settings and random state belong to the process, so one training runs at a time: a second thread waits.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    precision, grad_enabled = torch.get_float32_matmul_precision(), torch.is_grad_enabled()
-    try:
+    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # missing stub
+    with _one_at_a_time, ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(True))
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        for matmul in matmuls:
+            stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+            matmul.fp32_precision = "ieee"
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
-        torch.set_grad_enabled(True)
         yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(precision)
-        torch.set_grad_enabled(grad_enabled)
 
 
 @contextmanager
@@ -132,7 +141,7 @@ def resolve_device(device: str) -> str:
         ValueError: If torch does not know the device or can't use it here.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except (RuntimeError, TypeError):
@@ -142,6 +151,11 @@ def resolve_device(device: str) -> str:
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(f"device {device!r} is not available: torch sees {count} CUDA devices here; try 'cpu'")
+    if kind.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ValueError(
+            "this process was forked from one that already uses the GPU, which CUDA does not allow: "
+            "start workers with 'spawn' or 'forkserver', or train on device 'cpu'"
+        )
     return str(kind)
 
 
@@ -185,4 +199,4 @@ def _load_checkpoint(
             return list(data["losses"]), data["stopped_at"]
     except Exception as error:  # torch raises many types for a file that is no checkpoint, or another optimizer's
         raise ValueError(f"can't resume from checkpoint {path}: {error}") from error
-    raise ValueError(f"checkpoint {path} belongs to another training: expected {training_name}, found {found}")
+    raise ValueError(f"checkpoint {path} belongs to another training.\nExpected: {training_name}\nFound: {found}")

@@ -1,3 +1,5 @@
+import os
+
 import gymnasium
 import numpy as np
 import pytest
@@ -45,6 +47,28 @@ def test_several_envs_are_led_at_once() -> None:
     rewards, lengths = evaluate_policy(policy, envs, n_eval_episodes=9, return_episode_rewards=True)
     assert len(rewards) == 9
     assert len(set(lengths)) > 1
+
+
+def test_leading_an_env_in_another_process_is_refused() -> None:
+    wrapped = AgentPolicy(RandomSearch()).wrap(make_env())
+    wrapped.reset()
+    child = os.fork()
+    if child == 0:
+        try:
+            wrapped.step(np.zeros(5, dtype=np.int64))
+        except RuntimeError as error:
+            os._exit(0 if "must stay in the agent's process" in str(error) else 1)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_maskable_evaluation_takes_it_too() -> None:
+    evaluation = pytest.importorskip("sb3_contrib.common.maskable.evaluation")
+    policy = AgentPolicy(RandomSearch(seed=1))
+    rewards, _ = evaluation.evaluate_policy(
+        policy, Monitor(policy.wrap(make_env())), n_eval_episodes=3, return_episode_rewards=True
+    )
+    assert len(rewards) == 3
 
 
 def test_another_search_space_is_refused() -> None:

@@ -102,8 +102,11 @@ def test_budgets_end_the_search(oracle: Oracle, budget: Budget, spent: Any) -> N
 def test_bad_budgets_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one of"):
         Budget()
-    with pytest.raises(ValueError, match="queries must be positive, got 0"):
-        Budget(queries=0)
+    for bad in (0, -1, 2.5, True, "7"):
+        with pytest.raises(ValueError, match="queries must be a positive integer, got"):
+            Budget(queries=bad)
+    with pytest.raises(ValueError, match="simulated_seconds must be a positive number, got nan"):
+        Budget(simulated_seconds=float("nan"))
 
 
 def test_batches_are_asked_for_and_told_together(oracle: Oracle, tmp_path: Path) -> None:
@@ -213,7 +216,11 @@ def test_a_folder_in_use_is_refused(oracle: Oracle, tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("config.json", "{", "config.json is damaged"),
+        ("config.json", "[]", "config.json is damaged: it holds no JSON object"),
+        ("config.json", "[" * 100_000, "config.json is damaged"),
         ("history.jsonl", "garbage\n", "history.jsonl, line 1, is damaged"),
+        ("history.jsonl", "[]\n", "history.jsonl, line 1, is damaged"),
+        ("history.jsonl", '{"number": 1}\n', "history.jsonl, line 1, is damaged"),
         ("agent.json", "{}", "agent.json is damaged"),
         ("history.jsonl", "", "lines were lost"),
     ],
@@ -224,6 +231,39 @@ def test_damaged_files_are_named(oracle: Oracle, tmp_path: Path, file: str, cont
     (folder / file).write_text(content)
     with pytest.raises(RunError, match=message):
         search(small_evolution(), oracle, Budget(queries=5), epochs=1, folder=folder)
+
+
+def test_fields_of_wrong_types_are_damage(oracle: Oracle, tmp_path: Path) -> None:
+    search(RandomSearch(), oracle, Budget(queries=1), epochs=1, folder=tmp_path / "r")
+    line = json.loads((tmp_path / "r" / "history.jsonl").read_text())
+    for field in line:
+        (tmp_path / "r" / "history.jsonl").write_text(json.dumps(line | {field: {"evil": []}}) + "\n")
+        with pytest.raises(RunError, match="line 1, is damaged"):
+            search(RandomSearch(), oracle, Budget(queries=5), epochs=1, folder=tmp_path / "r")
+
+
+def test_lost_files_that_follow_from_the_history_are_made_again(oracle: Oracle, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    search(RandomSearch(), oracle, Budget(queries=10), epochs=1, folder=folder)
+    best = (folder / "best.txt").read_text()
+    (folder / "best.txt").unlink()
+    (folder / "agent.json").write_text("")  # as a power cut may leave it
+    search(RandomSearch(), oracle, Budget(queries=10), epochs=1, folder=folder)
+    assert (folder / "best.txt").read_text() == best
+    assert json.loads((folder / "agent.json").read_text())["queries"] == 10
+
+
+@pytest.mark.parametrize("kept", [9, 10, 11])
+def test_half_a_batch_is_asked_again_as_a_whole(oracle: Oracle, tmp_path: Path, kept: int) -> None:
+    folder = tmp_path / "r"
+    arguments: dict[str, Any] = {"epochs": 1, "folder": folder, "batch_size": 4}
+    search(small_evolution(), oracle, Budget(queries=22), **arguments)
+    expected = told(history(folder))
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:kept]))
+    (folder / "agent.json").unlink()
+    search(small_evolution(), oracle, Budget(queries=22), **arguments)
+    assert told(history(folder)) == expected
 
 
 def test_a_history_the_agent_would_not_have_made_is_refused(oracle: Oracle, tmp_path: Path) -> None:

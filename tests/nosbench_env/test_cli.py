@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Program
-from nosbench_env.cli import main
+from nosbench_env.agents import AGENTS
+from nosbench_env.cli import AgentName, main
 
 TOY = ["--task", "toy", "--device", "cpu"]
 
@@ -49,6 +50,10 @@ def test_help_teaches(nosbench) -> None:
         text = " ".join(run.out.split())
         assert all(word in text for word in words), (arguments, text)
     assert nosbench("--version").out.count(".") == 2
+
+
+def test_every_agent_can_be_chosen() -> None:
+    assert {name.value for name in AgentName} == set(AGENTS)
 
 
 def test_help_is_quick_to_come() -> None:
@@ -120,7 +125,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
         (["search", "--start", "Adamm"], "'Adamm' is no known program"),
         (["search", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
-        (["search", "--budget", "0"], "budget: queries must be positive, got 0"),
+        (["search", "--budget", "0"], "budget: queries must be a positive integer, got 0"),
         (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
         (["search", "--store", "corrupt", "--task", "toy"], "damaged or no SQLite database"),
         (["frobnicate"], "No such command 'frobnicate'"),

@@ -149,13 +149,22 @@ def test_stepping_without_reset_or_after_the_end_is_refused(oracle: Oracle) -> N
         env.step(SPACE.stop_action)
 
 
-def test_an_interrupted_evaluation_can_be_stepped_again(env: NOSBenchEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    env.step(SPACE.encode(KNOWN_PROGRAMS["SGD"][3]))
+@pytest.mark.parametrize("last", ["stop", "instruction"])
+def test_a_step_whose_evaluation_fails_has_not_happened(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    env = NOSBenchEnv("toy", epochs=1, max_instructions=2, oracle=oracle)
+    env.reset()
+    instruction = SPACE.encode(KNOWN_PROGRAMS["SGD"][3])
+    action = SPACE.stop_action if last == "stop" else instruction
+    env.step(instruction)
     with monkeypatch.context() as patched:
         patched.setattr(env.oracle, "query_many", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            env.step(SPACE.stop_action)
-    assert env.step(SPACE.stop_action)[2]
+            env.step(action)
+    assert len(env.program) == 1
+    assert env.step(action)[2]
+    assert len(env.program) == (1 if last == "stop" else 2)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, NOSBenchEnv.fork, lambda e: pickle.loads(pickle.dumps(e))])
@@ -195,6 +204,7 @@ def test_state_is_json_data_and_can_be_returned_to(env: NOSBenchEnv) -> None:
         ({"program": [], "over": "no"}, "'over' must be true or false"),
         ({"program": [["mul", [1, 30], 9]], "over": False}, "is not in this env's SearchSpace"),
         ({"program": "r9 = mul(grad, 0.01)", "over": False}, "a program is a list"),
+        ({"program": [["square", [1], 9]] * 20, "over": False}, "'over' must be true for a program of the full 20"),
     ],
 )
 def test_bad_states_are_refused(env: NOSBenchEnv, state: Any, message: str) -> None:
@@ -278,6 +288,7 @@ def test_maskable_ppo_takes_the_masks(tmp_path: Path) -> None:
         ({"max_instructions": 0}, "max_instructions must be an integer from 1"),
         ({"memory_size": 9}, "memory_size must be an integer from 10"),
         ({"failure_reward": math.nan}, "failure_reward must be a finite number"),
+        ({"failure_reward": "-20"}, "failure_reward must be a finite number"),
         ({"render_mode": "rgb_array"}, "render_mode must be one of"),
     ],
 )

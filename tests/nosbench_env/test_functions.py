@@ -77,6 +77,15 @@ def test_result_is_fresh_and_0d_or_of_the_input_shape(function) -> None:
         assert result.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=str)
+def test_function_takes_arrays_of_any_precision_with_float32_scalars(function, dtype: torch.dtype) -> None:
+    array, scalar = torch.linspace(0.1, 0.9, 12).reshape(4, 3).to(dtype), torch.tensor(0.5)
+    for position in range(function.arity):
+        inputs = [array if place == position else scalar for place in range(function.arity)]
+        assert function(*inputs).isfinite().all()
+
+
 def test_import_leaves_heavy_packages_alone() -> None:
     code = (
         "import sys, gymnasium, nosbench_env\n"

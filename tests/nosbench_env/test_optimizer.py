@@ -34,7 +34,7 @@ def trajectory(conformance: dict[str, Any], program: Program, dtype: torch.dtype
 
 
 def test_every_trajectory_is_the_papers_codes(conformance: dict[str, Any]) -> None:
-    """Within 1e-5 of each tensor's largest value; NaN and inf in the same places.
+    """Relative 1e-5 (and 1e-7 absolute, an ulp of 1), NaN and inf in the same places.
 
     The data were computed on another processor, whose vector instructions round the last bit differently. Where a
     program amplifies that (the tangent near a pole, say), the distance between its float32 and float64 trajectories
@@ -54,9 +54,8 @@ def test_every_trajectory_is_the_papers_codes(conformance: dict[str, Any]) -> No
                 same_places = torch.equal(finite, found.isfinite()) and torch.equal(
                     expected[~finite].nan_to_num(nan=7.0), found[~finite].nan_to_num(nan=7.0)
                 )
-                scale = expected[finite].abs().max() if finite.any() else torch.tensor(1.0)
                 error = (found - expected)[finite].abs()
-                if same_places and (error <= 1e-5 * scale).all():
+                if same_places and (error <= 1e-5 * expected[finite].abs() + 1e-7).all():
                     continue
                 exact = exact or trajectory(conformance, program, torch.float64)
                 allowance = 4 * (found.double() - exact[step][k])[finite].abs()
@@ -195,6 +194,8 @@ def test_loading_leaves_the_state_dict_alone() -> None:
 
 def test_state_of_another_program_is_refused() -> None:
     params = [nn.Parameter(torch.ones(2))]
+    with pytest.raises(ValueError, match="not one of a ProgramOptimizer"):
+        ProgramOptimizer(params, SGD).load_state_dict(torch.optim.SGD(params).state_dict())
     state = ProgramOptimizer(params, ADAMW).state_dict()
     with pytest.raises(ValueError, match="this state belongs to another program"):
         ProgramOptimizer(params, SGD).load_state_dict(state)

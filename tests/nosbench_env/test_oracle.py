@@ -2,8 +2,10 @@ import copy
 import json
 import math
 import pickle
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import programs
@@ -126,6 +128,20 @@ def test_the_first_stored_result_wins_over_ones_own(oracle: Oracle, monkeypatch:
     found = oracle.query(SGD, epochs=1, seed=5)
     assert (found.key, found.loss, found.source) == (key, 0.125, "trained")
     assert oracle.query(SGD, epochs=1, seed=5).loss == 0.125
+
+
+def test_results_are_stored_from_a_bare_checkout_too(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("nosbench_env.oracle.version", not_installed)
+    assert oracle.query(SGD, epochs=1).provenance["nosbench_env"] == "unknown"
+
+
+def test_numpy_integers_are_welcome(oracle: Oracle) -> None:
+    found = oracle.query(SGD, epochs=np.int64(1), seed=np.int32(2))
+    assert (type(found.epochs), type(found.seed)) == (int, int)
+    assert oracle.query(SGD, epochs=1, seed=2).hit
 
 
 def test_provenance_says_where_a_result_comes_from(oracle: Oracle) -> None:

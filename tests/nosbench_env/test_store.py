@@ -2,7 +2,9 @@ import math
 import multiprocessing
 import os
 import pickle
+import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,14 +79,19 @@ def test_relative_locations_are_bound_to_the_folder_of_their_making(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = ResultStore("results.sqlite")
+    stores = [ResultStore("results.sqlite"), ResultStore("sqlite:///results.sqlite")]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    store.add("a", Record((1.0,)))
-    assert (tmp_path / "results.sqlite").exists()
+    for number, store in enumerate(stores):
+        store.add(str(number), Record((1.0,)))
+        assert store.path == tmp_path / "results.sqlite"
+    assert len(stores[0]) == 2
 
 
-@pytest.mark.parametrize("location", ["postgresql://host/db", "mysql://host", "sqlite:/:/x://"])
+@pytest.mark.parametrize(
+    "location",
+    ["postgresql://host/db", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", 5],
+)
 def test_other_databases_are_refused(location: str) -> None:
     with pytest.raises(ValueError, match="store must be a file or a URL sqlite:///file, got"):
         ResultStore(location)
@@ -170,13 +177,45 @@ def test_a_newer_schema_is_refused(store: ResultStore) -> None:
         ResultStore(store.path).get("a", 1)
 
 
-def test_a_half_made_store_is_completed(store: ResultStore) -> None:
-    """A kill while the file was made: the mark that comes last is missing."""
-    store.path.parent.mkdir()
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
+@pytest.mark.parametrize("statement", ["PRAGMA journal_mode", "CREATE", "INSERT", "PRAGMA application_id =", "COMMIT"])
+def test_a_kill_while_the_file_is_made_leaves_one_that_is_completed(store: ResultStore, statement: str) -> None:
+    child = os.fork()
+    if child == 0:
+
+        def kill(_connection: object, _cursor: object, text: str, *_: object) -> None:
+            if text.strip().startswith(statement):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sql.event.listen(sql.Engine, "after_cursor_execute" if statement != "COMMIT" else "before_cursor_execute", kill)
+        store.add("child", Record((1.0,)))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     store.add("a", Record((1.0,)))
     assert store.get("a", 1) is not None
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM schema", "DROP TABLE schema", "DROP TABLE runs"])
+def test_missing_tables_and_rows_are_damage(store: ResultStore, damage: str) -> None:
+    store.add("a", Record((1.0,)))
+    store.close()
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(damage)
+    with pytest.raises(StoreError, match="damaged"):
+        store.get("a", 1)
+
+
+def test_a_store_in_memory_serves_all_threads_and_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for location in ("sqlite://", "sqlite:///:memory:", ":memory:"):
+        store = ResultStore(location)
+        store.add("a", Record((1.0,)))
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda _: store.get("a", 1).epoch_means, range(8))) == [(1.0,)] * 8  # noqa: B023
+        store.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("where", ["folder", "under a file", "forbidden"])

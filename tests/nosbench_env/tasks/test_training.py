@@ -1,15 +1,23 @@
 """What holds for every task, checked on the toy task where it takes many trainings."""
 
+import contextlib
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from nosbench_env import KNOWN_PROGRAMS, TASKS, Program, ProgramOptimizer, make_task
+from nosbench_env import KNOWN_PROGRAMS, TASKS, Program, ProgramOptimizer, fingerprint, make_task
+from nosbench_env.fingerprints import _paper_proxy, _probe
+from nosbench_env.optimizer import _constants
+from nosbench_env.tasks.pfn import bucket_borders
 from nosbench_env.tasks.task import Progress, loss_status
+from nosbench_env.tasks.toy import iris
 from nosbench_env.tasks.training import exact_arithmetic
 
 ADAMW = partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"])
@@ -60,6 +68,68 @@ def test_training_is_reproducible_and_leaves_the_callers_random_state_alone() ->
     np.testing.assert_array_equal(first.step_losses, second.step_losses)
     other_seed = TOY.train(ADAMW, epochs=2, seed=1)
     assert not np.isclose(first.step_losses, other_seed.step_losses).any()
+
+
+@contextlib.contextmanager
+def reduced_precision() -> Iterator[None]:
+    """Reduced-precision matrix products by torch's current interface, as GPU users set them."""
+    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [matmul.fp32_precision for matmul in matmuls]
+    for matmul, precision in zip(matmuls, ("tf32", "bf16"), strict=True):
+        matmul.fp32_precision = precision
+    yield
+    assert [matmul.fp32_precision for matmul in matmuls] == ["tf32", "bf16"]  # given back
+    for matmul, precision in zip(matmuls, before, strict=True):
+        matmul.fp32_precision = precision
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.device("meta"),
+        reduced_precision,
+    ],
+    ids=["autocast", "inference_mode", "no_grad", "default device", "reduced precision"],
+)
+def test_the_callers_settings_change_nothing_now_or_later(setting: Any) -> None:
+    expected = TOY.train(ADAMW, epochs=1).step_losses
+    value = fingerprint(KNOWN_PROGRAMS["AdamW"])
+    caches = (iris, _probe, _paper_proxy, _constants, bucket_borders)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        with setting():
+            inside = TOY.train(ADAMW, epochs=1).step_losses
+            assert fingerprint(KNOWN_PROGRAMS["AdamW"]) == value
+        np.testing.assert_array_equal(inside, expected)
+        np.testing.assert_array_equal(TOY.train(ADAMW, epochs=1).step_losses, expected)
+        _paper_proxy.cache_clear()
+        assert fingerprint(KNOWN_PROGRAMS["AdamW"]) == value
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
+def test_legacy_precision_settings_are_given_back() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        TOY.train(ADAMW, epochs=1)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_threads_train_one_after_the_other_and_alike() -> None:
+    def train(seed: int) -> list[float]:
+        return TOY.train(ADAMW, epochs=1, seed=seed).step_losses.ravel().tolist()
+
+    seeds = [0, 1, 2] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(train, seeds))
+    assert found == [train(seed) for seed in seeds]
 
 
 def test_settings_are_given_back_when_training_raises() -> None:
@@ -115,11 +185,21 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.pt"
     TOY.train(ADAMW, epochs=1, checkpoint=file)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="belongs to another training: expected toy version 1 seed 1"):
+    others = [
+        partial(ProgramOptimizer, program=KNOWN_PROGRAMS["SGD"]),
+        partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"], lr=0.5),
+        partial(torch.optim.SGD, lr=1.0),
+    ]
+    with pytest.raises(ValueError, match=r"belongs to another training\.\nExpected: toy version 1 seed 1"):
         TOY.train(ADAMW, epochs=2, seed=1, checkpoint=file)
-    with pytest.raises(ValueError, match="another program"):
-        TOY.train(partial(ProgramOptimizer, program=KNOWN_PROGRAMS["SGD"]), epochs=2, checkpoint=file)
+    for other in others:
+        with pytest.raises(ValueError, match="belongs to another training"):
+            TOY.train(other, epochs=2, checkpoint=file)
     assert file.read_bytes() == before
+    for settings in ({"lr": 0.1}, {"lr": 0.01}):
+        TOY.train(partial(torch.optim.SGD, **settings), epochs=1, checkpoint=tmp_path / f"{settings['lr']}.pt")
+    with pytest.raises(ValueError, match="belongs to another training"):
+        TOY.train(partial(torch.optim.SGD, lr=0.1), epochs=2, checkpoint=tmp_path / "0.01.pt")
     file.write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match="can't resume from checkpoint"):
         TOY.train(ADAMW, epochs=2, checkpoint=file)
