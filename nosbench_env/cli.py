@@ -87,12 +87,11 @@ def evaluate(
 
     On the pfn task 20 epochs take some minutes on a CPU. A second time it is a hit and takes none.
 
-    Examples:
-        nosbench evaluate AdamW
+    For example:
 
-        nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5
-
-        nosbench evaluate runs/my-run/best.txt --seed 1 --json
+    * `nosbench evaluate AdamW`
+    * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
+    * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
     """
     found = _read_program(program)
     oracle = _oracle(task, store, device)
@@ -144,12 +143,11 @@ def search(
     search. The first 100 queries of `re` are its first population: copies of the start program, of which one is
     trained.
 
-    Examples:
-        nosbench search --task toy --budget 300
+    For example:
 
-        nosbench search --agent rs --epochs 1 --budget 100 --seed 3
-
-        nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta
+    * `nosbench search --task toy --budget 300`
+    * `nosbench search --agent rs --epochs 1 --budget 100 --seed 3`
+    * `nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta`
     """
     from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
     from nosbench_env.agents import search as run_search
@@ -308,8 +306,14 @@ class _SearchDisplay:
         self.result: SearchResult | None = None
         self._silent = silent
         # In a log, where a bar would be drawn over and over, plain lines tell the same.
-        self._bar = tqdm(total=budget, unit="query", leave=False, disable=silent or not sys.stderr.isatty(), **_pace())
-        self._every = 0.2 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=budget,
+            leave=False,
+            disable=silent or not sys.stderr.isatty(),
+            bar_format="{n_fmt}/{total_fmt} queries [{elapsed}<{remaining}{postfix}]",
+            **_pace(),
+        )
+        self._every = _pace()["mininterval"]
         self._best: HistoryEntry | None = None
         self._training = ""
         self._drawn = time.monotonic()
@@ -327,7 +331,7 @@ class _SearchDisplay:
         self._training = ""
         if result.best is entry and entry is not self._best:
             self._best = entry
-            self.note(f"query {entry.number:>5}  loss {entry.loss:.4f}")
+            self.note(f"query {entry.number:>5}  loss {entry.loss:.4f}, the best so far")
         self._bar.update()
         self._draw()
 
@@ -375,8 +379,8 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
 
 def _search_text(result: SearchResult, folder: Path) -> str:
     lines = [
-        f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings; "
-        f"the rest were hits. Run folder: {folder}"
+        f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings; the rest were hits",
+        f"Run folder: {folder}",
     ]
     best, reference = result.best, result.reference
     if best is None or reference is None:
