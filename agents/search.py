@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -101,10 +103,14 @@ class HistoryEntry:
         Raises:
             ValueError, TypeError, KeyError: If a field is missing, unknown or of the wrong type.
         """
-        entry = cls(**data | {"program": Program.from_json(data["program"])})
+        entry = cls(**(data | {"program": Program.from_json(data["program"])}))
         for name, kinds in _FIELD_TYPES.items():
             if not isinstance(getattr(entry, name), kinds):
-                raise ValueError(f"{name} is {getattr(entry, name)!r}")
+                raise ValueError(f"{name} is {reprlib.repr(getattr(entry, name))}")
+        if entry.loss is not None and not math.isfinite(entry.loss):
+            raise ValueError(f"loss is {entry.loss!r}")
+        if entry.status not in ("ok", "nan", "inf") or (entry.loss is None) == (entry.status == "ok"):
+            raise ValueError(f"status {reprlib.repr(entry.status)} and loss {entry.loss!r} don't go together")
         return entry
 
 
@@ -197,7 +203,7 @@ def search(
         training_seed: Seed of the trainings (the agent has its own).
         folder: The run folder; None keeps nothing but what the oracle stores.
         batch_size: Programs asked for and evaluated together.
-        reference: A program to compare with, evaluated first and outside of the budget.
+        reference: A program to compare with, evaluated before the first query and outside of the budget.
         on_query: Called after each query, and for those that a continued run had already done.
         on_step: Called after each training step.
 
@@ -227,19 +233,21 @@ def search(
             if on_query is not None:
                 on_query(entry, result)
 
-        if reference is not None:
-            result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step)
         if run is not None:
             for entry in _catch_up(agent, oracle, run, epochs, training_seed):
                 count(entry)
                 batch = entry.batch
             if result.best is not None:
                 run.save_best(result.best)  # a kill may have come between the query and this
+        if reference is not None:
+            result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step)
         saved = time.monotonic()
         while result.within(budget):
             batch += 1
             size = batch_size if budget.queries is None else min(batch_size, budget.queries - result.queries)
             programs = agent.ask(size)
+            if len(programs) != size:
+                raise ValueError(f"the agent was asked for {size} programs and gave {len(programs)}")
             started = time.perf_counter()
             evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step)
             seconds = (time.perf_counter() - started) / size
@@ -292,7 +300,10 @@ def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_see
     history = run.history()
     saved_at = run.load_agent(agent)
     if saved_at > len(history):
-        raise RunError(f"{run.folder}: the history ends before the agent's saved state; lines were lost from it")
+        raise RunError(
+            f"{run.folder}: the history ends before the agent's saved state; lines were lost from it. "
+            "Put them back, or delete agent.json to go on from where the history ends"
+        )
     for _, group in groupby(history[saved_at:], key=lambda entry: entry.batch):
         entries = list(group)
         programs = agent.ask(len(entries))
@@ -361,7 +372,8 @@ class _Run:
         config = json.loads(json.dumps(config))
         different = [name for name in {**found, **config} if found.get(name) != config.get(name)]
         if different:
-            changes = "; ".join(f"{name} is {found.get(name)!r}, now {config.get(name)!r}" for name in different)
+            was, now = ({name: reprlib.repr(values.get(name)) for name in different} for values in (found, config))
+            changes = "; ".join(f"{name} is {was[name]}, now {now[name]}" for name in different)
             raise RunError(f"{self.folder} holds another run: {changes}. Choose another folder with --run")
 
     def history(self) -> list[HistoryEntry]:
@@ -374,6 +386,8 @@ class _Run:
         for number, line in enumerate(lines, start=1):
             try:
                 entries.append(HistoryEntry.from_json(json.loads(line)))
+                if entries[-1].number != number:
+                    raise ValueError(f"it is query {entries[-1].number}")
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise RunError(f"{self._history}, line {number}, is damaged: {error}") from error
         last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
@@ -403,17 +417,19 @@ class _Run:
 
     def load_agent(self, agent: Agent) -> int:
         """Loads the saved state into the agent; returns after how many queries it was."""
-        try:
-            data = self._read(self._agent) if self._agent.exists() else None
-        except RunError:
-            data = None  # a power cut may have emptied it; the history alone tells everything
-        if data is None:
+        if not self._agent.exists():
             return 0
+        fresh = agent.state_dict()
         try:
+            data = self._read(self._agent)
+            if not isinstance(data["queries"], int) or data["queries"] < 0:
+                raise ValueError("queries")
             agent.load_state_dict(data["state"])
-            return int(data["queries"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{self._agent} is damaged: {error!r}; delete it, and the history is replayed") from error
+            return data["queries"]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            # Damaged, as a power cut may leave it. It only saves time: the history alone tells everything.
+            agent.load_state_dict(fresh)
+            return 0
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

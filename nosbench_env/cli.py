@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,16 +98,17 @@ def evaluate(
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
     """
-    found = _read_program(program)
-    oracle = _oracle(task, store, device)
-    total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
-    with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json, **_pace()) as bar:
+    with _interruptible(lambda: "Interrupted; this training is not kept."):
+        found = _read_program(program)
+        oracle = _oracle(task, store, device)
+        total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
+        with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not _on_terminal()) as bar:
 
-        def on_step(progress: Progress) -> None:
-            bar.update(progress.step - bar.n)
-            bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
+            def on_step(progress: Progress) -> None:
+                bar.update(progress.step - bar.n)
+                bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
 
-        evaluation = oracle.query(found, epochs, seed, on_step=on_step)
+            evaluation = oracle.query(found, epochs, seed, on_step=on_step)
     if as_json:
         print(json.dumps(evaluation.to_json()))
     else:
@@ -149,49 +155,41 @@ def search(
     * `nosbench search --agent rs --epochs 1 --budget 100 --seed 3`
     * `nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta`
     """
-    from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
-    from nosbench_env.agents import search as run_search
-    from nosbench_env.tasks import check_epochs
-
-    if agent is AgentName.rs and start is not None:
-        raise ValueError("--start is for --agent re; random search starts from nothing")
-    start = "AdamW" if start is None else start
-    limits = Budget(queries=budget, distinct=distinct)
-    oracle = _oracle(task, store, device)
-    epochs = check_epochs(epochs) or oracle.task.default_epochs
-    method: Agent
-    if agent is AgentName.rs:
-        method, label = RandomSearch(seed=seed), "rs"
-    else:
-        method = RegularizedEvolution(seed=seed, start=None if start == "random" else _read_program(start))
-        label = f"re-{_start_label(start)}"
-    suffix = f"-t{training_seed}" if training_seed else ""
-    folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
-
     display = _SearchDisplay(budget, as_json or quiet)
-    try:
-        result = run_search(
-            method,
-            oracle,
-            limits,
-            epochs=epochs,
-            training_seed=training_seed,
-            folder=folder,
-            reference=KNOWN_PROGRAMS[_REFERENCE],
-            on_query=display.on_query,
-            on_step=display.on_step,
-        )
-    except KeyboardInterrupt:
-        display.close()
-        done = display.result.queries if display.result else 0
-        print(
-            f"\nStopped after {done} of {budget} queries; all are kept in {folder}.\n"
-            "To go on, run the same command again.",
-            file=sys.stderr,
-        )
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
-    finally:
-        display.close()
+    with _interruptible(display.interrupted):
+        from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
+        from nosbench_env.agents import search as run_search
+        from nosbench_env.tasks import check_epochs
+
+        if agent is AgentName.rs and start is not None:
+            raise ValueError("--start is for --agent re; random search starts from nothing")
+        start = _REFERENCE if start is None else start
+        limits = Budget(queries=budget, distinct=distinct)
+        oracle = _oracle(task, store, device)
+        epochs = check_epochs(epochs) or oracle.task.default_epochs
+        method: Agent
+        if agent is AgentName.rs:
+            method, label = RandomSearch(seed=seed), "rs"
+        else:
+            method = RegularizedEvolution(seed=seed, start=None if start == "random" else _read_program(start))
+            label = f"re-{_start_label(start)}"
+        suffix = f"-t{training_seed}" if training_seed else ""
+        folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
+        display.folder = folder
+        try:
+            result = run_search(
+                method,
+                oracle,
+                limits,
+                epochs=epochs,
+                training_seed=training_seed,
+                folder=folder,
+                reference=KNOWN_PROGRAMS[_REFERENCE],
+                on_query=display.on_query,
+                on_step=display.on_step,
+            )
+        finally:
+            display.close()
     if as_json:
         print(json.dumps(_search_json(result, folder)))
     else:
@@ -231,13 +229,24 @@ def main() -> None:
     """Runs the command line. Whatever goes wrong is said in one message: exit code 2 if the user can mend it."""
     from nosbench_env.store import StoreError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path that the terminal can't show is no reason to fail
     try:
-        app()
-    except (ValueError, StoreError) as error:
-        _fail(str(error), _EXIT_WRONG)
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `nosbench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_EXIT_BUG)
+    except OSError as error:
+        if sys.stdout is not None and sys.stdout.isatty() is False:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"{error}. What was finished before is kept", _EXIT_WRONG)
+    except (ValueError, StoreError) as error:
+        _fail(str(error), _EXIT_WRONG)
     except Exception as error:
         if os.environ.get("NOSBENCH_DEBUG"):
             traceback.print_exc()
@@ -278,8 +287,10 @@ def _read_program(argument: str) -> Program:
     if len(data) > _MAX_FILE:
         raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # with or without a byte order mark
         return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
+    except UnicodeDecodeError:
+        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
     except (ValueError, RecursionError) as error:
         raise InvalidProgram(f"{argument}: {error}") from None
 
@@ -294,9 +305,20 @@ def _epochs(count: int) -> str:
     return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
-def _pace() -> dict[str, Any]:
-    """How often a bar is drawn: seldom where every drawing is a new line of a log."""
-    return {"file": sys.stderr, "mininterval": 0.2 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True}
+def _on_terminal() -> bool:
+    """Whether progress is seen by somebody; in a log, a bar would be drawn over and over."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def _interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Ends the command with a message on Ctrl-C; pressing it again does no harm."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(f"\n{message()}", file=sys.stderr)
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
 
 
 class _SearchDisplay:
@@ -304,16 +326,16 @@ class _SearchDisplay:
 
     def __init__(self, budget: int, silent: bool) -> None:
         self.result: SearchResult | None = None
+        self.folder: Path | None = None
         self._silent = silent
         # In a log, where a bar would be drawn over and over, plain lines tell the same.
         self._bar = tqdm(
             total=budget,
             leave=False,
-            disable=silent or not sys.stderr.isatty(),
+            disable=silent or not _on_terminal(),
             bar_format="{n_fmt}/{total_fmt} queries [{elapsed}<{remaining}{postfix}]",
-            **_pace(),
         )
-        self._every = _pace()["mininterval"]
+        self._every = 0.2 if _on_terminal() else 10.0  # seconds
         self._best: HistoryEntry | None = None
         self._training = ""
         self._drawn = time.monotonic()
@@ -335,6 +357,14 @@ class _SearchDisplay:
         self._bar.update()
         self._draw()
 
+    def interrupted(self) -> str:
+        if self.result is None or self.folder is None:
+            return "Stopped before the first query. To go on, run the same command again."
+        return (
+            f"Stopped after {self.result.queries} of {self._bar.total} queries; all are kept in {self.folder}.\n"
+            "To go on, run the same command again."
+        )
+
     def close(self) -> None:
         """Takes the bar from the screen."""
         self._bar.close()
@@ -351,7 +381,7 @@ class _SearchDisplay:
                 parts.append(f"{_REFERENCE} {self.result.reference.loss:.4f}")
             parts.append(f"trained {self.result.trained}")
         if self._training:
-            parts.append(self._training if self.result else f"{_REFERENCE}, for comparison: {self._training}")
+            parts.append(self._training)
         if self._bar.disable:
             done = self.result.queries if self.result else 0
             self.note(f"{done}/{self._bar.total} queries, {', '.join(parts)}")
@@ -379,7 +409,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
 
 def _search_text(result: SearchResult, folder: Path) -> str:
     lines = [
-        f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings; the rest were hits",
+        f"{result.queries} queries, {result.distinct} distinct programs, {result.trained} trainings (the rest: hits)",
         f"Run folder: {folder}",
     ]
     best, reference = result.best, result.reference
@@ -392,8 +422,8 @@ def _search_text(result: SearchResult, folder: Path) -> str:
         "",
         f"    loss {best.loss:.4f}    {_REFERENCE} {reference.loss:.4f}",
         "",
-        "Evaluate it at the task's full length, and with another seed (one training's loss is noisy):",
-        f"    nosbench evaluate {folder / 'best.txt'} --task {reference.task} --seed 1",
+        "One training's loss is noisy. Look at the task's full length and other seeds:",
+        f"    nosbench evaluate {shlex.quote(str(folder / 'best.txt'))} --task {reference.task} --seed 1",
     ]
     return "\n".join(lines)
 

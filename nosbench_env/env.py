@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 from nosbench_env.functions import FUNCTIONS
 from nosbench_env.program import Program
 from nosbench_env.search_space import MAX_ARITY, SearchSpace
-from nosbench_env.tasks import check_epochs, check_seed, check_task_name
+from nosbench_env.tasks import check_device_name, check_epochs, check_seed, check_task_name
 
 if TYPE_CHECKING:
     from nosbench_env.oracle import Evaluation, Oracle
 
 Observation = NDArray[np.int64]
 Action = NDArray[np.int64]
+
+
+class UnknownRenderMode(ValueError, TypeError):
+    """The env does not render in this way.
+
+    A TypeError as well, since that tells stable-baselines3's `make_vec_env`, which first asks any env for "rgb_array",
+    to do without.
+    """
 
 
 class NOSBenchEnv(gymnasium.Env[Observation, Action]):
@@ -88,14 +96,16 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         max_instructions: int = 20,
         memory_size: int = 20,
         device: str = "auto",
-        store: str | Path | None = None,
+        store: str | None = None,
         failure_reward: float = -20.0,
         render_mode: str | None = None,
         *,
         oracle: Oracle | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+            raise UnknownRenderMode(
+                f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}"
+            )
         if not isinstance(failure_reward, (int, float)) or not np.isfinite(failure_reward):
             raise ValueError(f"failure_reward must be a finite number, got {failure_reward!r}")
         self.search_space = SearchSpace(max_instructions, memory_size)
@@ -103,7 +113,9 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self.failure_reward = float(failure_reward)
         self.last_evaluation: Evaluation | None = None
         self._epochs, self._training_seed = check_epochs(epochs), check_seed(training_seed)
-        self._task, self._device, self._store = check_task_name(task), device, store
+        self._task, self._device, self._store = check_task_name(task), check_device_name(device), store
+        if store is not None and not isinstance(store, (str, Path)):
+            raise ValueError(f"store must be a file or a URL sqlite:///file, got {store!r}")
         self._injected = self._oracle = oracle
         self._program = Program()
         self._over = True  # until reset

@@ -56,7 +56,10 @@ def fingerprint(program: Program, method: Method = "paper") -> Fingerprint:
         ValueError: If the method is unknown.
     """
     if not isinstance(program, Program):
-        raise TypeError(f"program must be a Program, got {type(program).__name__}")
+        raise TypeError(
+            f"program must be a Program, such as KNOWN_PROGRAMS['Adam'] or Program.parse(text), "
+            f"got {type(program).__name__}"
+        )
     if method != "paper":
         raise ValueError(f"unknown fingerprint method {method!r}; known: 'paper'")
     return _paper_proxy(program)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import chain
+from numbers import Real
 from typing import Any, overload
 
 import torch
@@ -146,8 +147,9 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[dict[int, Tens
 
 def _check_group(group: dict[str, Any]) -> None:
     lr = group["lr"]
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr < 0:
+    if isinstance(lr, bool) or not isinstance(lr, Real) or not math.isfinite(lr) or lr < 0:
         raise ValueError(f"lr must be a finite number >= 0, got {lr!r}")
+    group["lr"] = float(lr)
     for param in group["params"]:
         if not param.is_floating_point():
             raise ValueError(f"parameters must be real floating point, got {param.dtype}")

@@ -17,7 +17,7 @@ import torch
 from nosbench_env.fingerprints import fingerprint
 from nosbench_env.program import Program
 from nosbench_env.store import Record, ResultStore
-from nosbench_env.tasks import check_epochs, check_seed, check_task_name, make_task
+from nosbench_env.tasks import check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 
 Identity = Literal["paper"]
@@ -127,7 +127,7 @@ class Oracle:
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
     Raises:
-        ValueError: If the task, the store's location or the identity is unknown.
+        ValueError: If the task, the store's location, the device or the identity is unknown.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Oracle:
             raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
-        self.device = device
+        self.device = check_device_name(device)
         self.identity = identity
         self.statistics = Statistics()
 

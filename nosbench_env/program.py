@@ -24,9 +24,9 @@ _SLOT_NAMES = {PARAM: "param", GRAD: "grad", STEP: "step"} | {slot: repr(value) 
 _SLOTS_BY_NAME = {name: slot for slot, name in _SLOT_NAMES.items()}
 _SLOTS_BY_VALUE = {value: slot for slot, value in CONSTANTS.items()}
 
-_LINE = re.compile(r"\s*(?P<output>\w+)\s*=\s*(?P<function>\w+)\s*\((?P<inputs>[^()]*)\)\s*")
-_REGISTER = re.compile(r"r(\d{1,4})")
-_NUMBER = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?")
+_LINE = re.compile(r"\s*(?P<output>\w+)\s*=\s*(?P<function>\w+)\s*\((?P<inputs>[^()]*)\)\s*", re.ASCII)
+_REGISTER = re.compile(r"r([0-9]{1,4})")
+_NUMBER = re.compile(r"[+-]?[0-9.]{1,20}([eE][+-]?[0-9]{1,3})?")
 
 
 class InvalidProgram(ValueError):
@@ -149,7 +149,7 @@ class Program(Sequence[Instruction]):
         if len(text) > _MAX_TEXT:
             raise InvalidProgram(f"a program's text has at most {_MAX_TEXT:,} characters, got {len(text):,}")
         instructions = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
             for statement in line.split("#")[0].split(";"):
                 if not statement.strip():
                     continue
@@ -229,9 +229,9 @@ def _check_length(length: int) -> None:
 
 
 def _shown(value: object) -> str:
-    """`value` for a message: short, and safe for what `repr` refuses (integers of thousands of digits)."""
+    """`value` for a message: short, and safe for what `repr` refuses (huge integers, deep lists)."""
     try:
         text = repr(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = f"a very large {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -99,7 +99,10 @@ class SearchSpace:
 
         Raises:
             InvalidProgram: If it is empty, too long, or uses too many slots.
+            TypeError: If it is no program.
         """
+        if not isinstance(program, Program):
+            raise TypeError(f"program must be a Program, got {type(program).__name__}")
         if program in self:
             return program
         if not 1 <= len(program) <= self.max_instructions:

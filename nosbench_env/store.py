@@ -80,7 +80,7 @@ class ResultStore:
     def __init__(self, location: str | Path | None = None) -> None:
         self.url = _store_url(location)
         self._opened: sql.Engine | None = None
-        self._opened_by = 0
+        self._opened_by: tuple[int, tuple[int, int] | None] = (0, None)  # process and file
 
     @property
     def path(self) -> Path | None:
@@ -116,7 +116,7 @@ class ResultStore:
         """
         values = {
             "key": key,
-            "epoch_means": json.dumps([_encode_float(mean) for mean in record.epoch_means]),
+            "epoch_means": json.dumps([_encode_float(float(mean)) for mean in record.epoch_means]),
             "stopped_at": record.stopped_at,
             "provenance": json.dumps(dict(record.provenance), allow_nan=False),
         }
@@ -132,11 +132,11 @@ class ResultStore:
         """Closes the file; the next use opens it again. A store in memory is gone."""
         if self._opened is not None:
             # A forked child must not close its parent's connections.
-            self._opened.dispose(close=self._opened_by == os.getpid())
+            self._opened.dispose(close=self._opened_by[0] == os.getpid())
             self._opened = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_opened": None, "_opened_by": 0}
+        return {"url": self.url, "_opened": None, "_opened_by": (0, None)}
 
     def __repr__(self) -> str:
         return f"ResultStore({str(self.url)!r})"
@@ -144,8 +144,14 @@ class ResultStore:
     def _record(self, row: sql.Row[Any]) -> Record:
         try:
             means = tuple(_decode_float(mean) for mean in json.loads(row.epoch_means))
-            return Record(means, row.stopped_at, json.loads(row.provenance))
-        except (ValueError, TypeError) as error:
+            provenance = json.loads(row.provenance)
+            seconds = provenance.get("seconds", 0.0) if isinstance(provenance, dict) else None
+            if not means or not isinstance(seconds, (int, float)):
+                raise ValueError("expected epoch means and a provenance")
+            if row.stopped_at is not None and not (isinstance(row.stopped_at, int) and row.stopped_at >= 1):
+                raise ValueError(f"expected a number of updates, got {row.stopped_at!r}")
+            return Record(means, row.stopped_at, provenance)
+        except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"the store {self.url} is damaged at record {row.id}: {error}. {_REPAIR}") from error
 
     @contextmanager
@@ -158,10 +164,26 @@ class ResultStore:
             raise StoreError(f"can't use the store {self.url}: {error.orig}. {_advice(str(error.orig))}") from error
 
     def _engine(self) -> sql.Engine:
-        if self._opened is None or self._opened_by != os.getpid():
+        process, file = self._opened_by
+        if self._opened is not None and process == os.getpid() and self._file() not in (file, None):
+            # Going on could mix the two: what SQLite keeps beside a file (-wal) belongs to the one before.
+            raise StoreError(
+                f"the store {self.path} was replaced by another file while in use. "
+                f"Stop all programs that use it and delete {self.path}-wal before you run this again"
+            )
+        if self._opened is None or (process, file) != (os.getpid(), self._file()):
             self.close()
-            self._opened, self._opened_by = self._open(), os.getpid()
+            self._opened = self._open()
+            self._opened_by = os.getpid(), self._file()
         return self._opened
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which file the path leads to, None if none: writing on to one that was deleted would lose everything."""
+        try:
+            status = self.path.stat() if self.path is not None else None
+        except OSError:
+            return None
+        return status and (status.st_dev, status.st_ino)
 
     def _open(self) -> sql.Engine:
         engine = sql.create_engine(
@@ -175,6 +197,8 @@ class ResultStore:
         if self.path is None:
             self._prepare(engine)
             return engine
+        if self.path.exists() and not self.path.is_file():
+            raise StoreError(f"can't open the store {self.path}: it is not a file. {_ELSEWHERE}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Switching a new file to write-ahead logging fails if another process does the same just then.
@@ -198,7 +222,7 @@ class ResultStore:
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.exec_driver_sql("COMMIT")
             version = connection.execute(sql.select(_schema.c.version)).scalar_one_or_none()
-        if version is None:
+        if not isinstance(version, int):
             raise StoreError(f"the store {self.path} is damaged: it does not say its version. {_REPAIR}")
         if version > SCHEMA_VERSION:
             raise StoreError(
@@ -226,17 +250,19 @@ def _store_url(location: str | Path | None) -> sql.URL:
         location = os.environ.get("NOSBENCH_STORE") or platformdirs.user_cache_path("nosbench_env") / "results.sqlite"
     if not isinstance(location, (str, Path)):
         raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}")
-    file: str | None = str(location)
-    if isinstance(location, str) and "://" in location:
+    file = str(location)
+    if "://" in file:
         try:
-            url = sql.make_url(location)
+            url = sql.make_url(file)
         except ArgumentError:
             raise ValueError(f"store must be a file or a URL sqlite:///file, got {location!r}") from None
         if url.drivername != "sqlite" or url.host or url.query:
             raise ValueError(f"store must be a file or a URL sqlite:///file, got one of {url.drivername!r}")
-        file = url.database
-    if not file or file == ":memory:":
+        file = url.database or ":memory:"
+    if file == ":memory:":
         return sql.URL.create("sqlite")
+    if not file:
+        raise ValueError("store must be a file or a URL sqlite:///file, got ''")
     return sql.URL.create("sqlite", database=str(Path(file).expanduser().absolute()))
 
 
@@ -249,6 +275,6 @@ def _encode_float(value: float) -> float | str:
 
 
 def _decode_float(value: Any) -> float:
-    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
-        raise ValueError(f"expected a number, got {value!r}")
-    return float(value)
+    if value in ("nan", "inf", "-inf") or (isinstance(value, float) and math.isfinite(value)):
+        return float(value)
+    raise ValueError(f"expected a number, got {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -49,5 +50,8 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     def _write(self) -> None:
         evaluation = self.get_wrapper_attr("last_evaluation")
         line = {"episode": self.episodes, "reward": self._reward, "length": self._length, **evaluation.to_json()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, (json.dumps(line) + "\n").encode())  # one call: lines of several writers don't mix
+        finally:
+            os.close(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
+
+MAX_EPOCHS = 100_000
 
 # Name -> "module:class"; the class takes a device.
 TASKS: Mapping[str, str] = MappingProxyType(
@@ -33,15 +36,24 @@ def make_task(name: str, device: str = "auto") -> Task:
 
 def check_task_name(name: str) -> str:
     """`name` if it is a key of `TASKS`."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
     return name
+
+
+def check_device_name(device: str) -> str:
+    """`device` if it is the name of one, whether or not this machine has it."""
+    if not isinstance(device, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
+        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return device
 
 
 def check_epochs(epochs: int | None) -> int | None:
     """`epochs` if it is a positive integer, or None for a task's default."""
     if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, SupportsIndex) or epochs < 1):
         raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
+    if epochs is not None and operator.index(epochs) > MAX_EPOCHS:
+        raise ValueError(f"epochs must be at most {MAX_EPOCHS:,}, got {epochs!r}")
     return None if epochs is None else operator.index(epochs)
 
 

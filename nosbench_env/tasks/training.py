@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nosbench_env.optimizer import ProgramOptimizer
 from nosbench_env.program import Program
+from nosbench_env.tasks import check_device_name
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress, Task
 
 MAX_GRAD_NORM = 1.0  # gradients are clipped to this global norm, as in the paper's code
@@ -140,14 +141,8 @@ def resolve_device(device: str) -> str:
     Raises:
         ValueError: If torch does not know the device or can't use it here.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
-    if kind.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    check_device_name(device)
+    kind = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(f"device {device!r} is not available: torch sees {count} CUDA devices here; try 'cpu'")
@@ -192,11 +187,15 @@ def _load_checkpoint(
 ) -> tuple[list[float], int | None]:
     try:
         data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = data["training"]
+        found, losses, stopped_at = data["training"], data["losses"], data["stopped_at"]
         if found == training_name:
+            if not all(isinstance(loss, float) for loss in losses) or stopped_at not in (None, len(losses)):
+                raise ValueError("losses")
             model.load_state_dict(data["model"])
             optimizer.load_state_dict(data["optimizer"])
-            return list(data["losses"]), data["stopped_at"]
-    except Exception as error:  # torch raises many types for a file that is no checkpoint, or another optimizer's
-        raise ValueError(f"can't resume from checkpoint {path}: {error}") from error
+            return list(losses), stopped_at
+    except Exception as error:  # torch raises many types for a file that is no checkpoint
+        raise ValueError(
+            f"can't resume from {path}: it is damaged or no checkpoint; delete it to begin again"
+        ) from error
     raise ValueError(f"checkpoint {path} belongs to another training.\nExpected: {training_name}\nFound: {found}")

@@ -130,6 +130,10 @@ class TestRegularizedEvolution:
         for child in agent.ask(30):
             assert programs[0][0] not in child.instructions or child.instructions.count(programs[1][0]) >= 2
 
+    def test_a_start_that_is_no_program_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="program must be a Program, got str"):
+            RegularizedEvolution(start="AdamW")
+
     @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1.5, 1), (True, 1)])
     def test_bad_sizes_are_refused(self, sizes: tuple) -> None:
         with pytest.raises(ValueError, match="size must be an integer >= 1, got"):

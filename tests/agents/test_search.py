@@ -221,7 +221,7 @@ def test_a_folder_in_use_is_refused(oracle: Oracle, tmp_path: Path) -> None:
         ("history.jsonl", "garbage\n", "history.jsonl, line 1, is damaged"),
         ("history.jsonl", "[]\n", "history.jsonl, line 1, is damaged"),
         ("history.jsonl", '{"number": 1}\n', "history.jsonl, line 1, is damaged"),
-        ("agent.json", "{}", "agent.json is damaged"),
+        ("history.jsonl", "[" * 100_000 + "\n", "history.jsonl, line 1, is damaged"),
         ("history.jsonl", "", "lines were lost"),
     ],
 )
@@ -240,6 +240,42 @@ def test_fields_of_wrong_types_are_damage(oracle: Oracle, tmp_path: Path) -> Non
         (tmp_path / "r" / "history.jsonl").write_text(json.dumps(line | {field: {"evil": []}}) + "\n")
         with pytest.raises(RunError, match="line 1, is damaged"):
             search(RandomSearch(), oracle, Budget(queries=5), epochs=1, folder=tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": None}, {"loss": float("nan")}, {"status": "nan"}, {"status": "good"}, {"number": 2}]
+)
+def test_contradictions_are_damage(oracle: Oracle, tmp_path: Path, changes: dict[str, Any]) -> None:
+    search(
+        RegularizedEvolution(start=KNOWN_PROGRAMS["SGD"]), oracle, Budget(queries=1), epochs=1, folder=tmp_path / "r"
+    )
+    line = json.loads((tmp_path / "r" / "history.jsonl").read_text())
+    (tmp_path / "r" / "history.jsonl").write_text(json.dumps(line | changes) + "\n")
+    with pytest.raises(RunError, match="line 1, is damaged"):
+        search(
+            RegularizedEvolution(start=KNOWN_PROGRAMS["SGD"]),
+            oracle,
+            Budget(queries=2),
+            epochs=1,
+            folder=tmp_path / "r",
+        )
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"queries": -1, "state": {}}', '{"queries": 3, "state": {"rng": 5}}'])
+def test_a_damaged_agent_state_is_made_again_from_the_history(oracle: Oracle, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "r"
+    search(small_evolution(), oracle, Budget(queries=8), epochs=1, folder=folder)
+    (folder / "agent.json").write_text(content)
+    search(small_evolution(), oracle, Budget(queries=14), epochs=1, folder=folder)
+    search(small_evolution(), oracle, Budget(queries=14), epochs=1, folder=tmp_path / "whole")
+    assert told(history(folder)) == told(history(tmp_path / "whole"))
+
+
+def test_an_agent_that_gives_too_many_programs_is_refused(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = RandomSearch()
+    monkeypatch.setattr(agent, "ask", lambda n: [KNOWN_PROGRAMS["SGD"]] * 3)
+    with pytest.raises(ValueError, match="was asked for 1 programs and gave 3"):
+        search(agent, oracle, Budget(queries=5), epochs=1)
 
 
 def test_lost_files_that_follow_from_the_history_are_made_again(oracle: Oracle, tmp_path: Path) -> None:
@@ -270,8 +306,9 @@ def test_a_history_the_agent_would_not_have_made_is_refused(oracle: Oracle, tmp_
     folder = tmp_path / "r"
     search(RandomSearch(), oracle, Budget(queries=2), epochs=1, folder=folder)
     (folder / "agent.json").unlink()
-    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
-    (folder / "history.jsonl").write_text("".join(reversed(lines)))
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines[0]["program"], lines[1]["program"] = lines[1]["program"], lines[0]["program"]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(RunError, match="is not what the agent proposes"):
         search(RandomSearch(), oracle, Budget(queries=5), epochs=1, folder=folder)
 

@@ -76,10 +76,11 @@ def test_evaluate_trains_once_and_then_tells_a_hit(nosbench) -> None:
 
 def test_evaluate_takes_names_texts_and_files(nosbench, tmp_path: Path) -> None:
     (tmp_path / "program.txt").write_text("# SGD\nr9 = mul(grad, 0.01)\n")
+    (tmp_path / "mark.txt").write_text("\ufeffr9 = mul(grad, 0.01)\r\n")
     (tmp_path / "program.json").write_text('[["mul", [1, 6], 9]]')
     (tmp_path / "SGD").write_text("a known name wins over a file of that name")
     losses = set()
-    for argument in ("SGD", "sgd", "r9 = mul(grad, 0.01)", "program.txt", "program.json", "./program.txt"):
+    for argument in ("SGD", "sgd", "r9 = mul(grad, 0.01)", "program.txt", "program.json", "./program.txt", "mark.txt"):
         run = nosbench("evaluate", argument, *TOY, "--epochs", "1", "--json")
         assert run.code == 0
         data = json.loads(run.out)
@@ -108,7 +109,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["evaluate", "object.json"], "object.json: a program is a list of"),
         (["evaluate", "nested.json"], "nested.json: "),
         (["evaluate", "broken.txt"], "broken.txt: line 2: unknown slot 'lr'"),
-        (["evaluate", "binary"], "binary: 'utf-8' codec can't decode"),
+        (["evaluate", "binary"], "binary is no text in UTF-8"),
         (["evaluate", "huge"], "huge: a program file has at most 1,048,576 bytes"),
         (["evaluate", "SGD", "--task", "mnist"], "unknown task 'mnist'; known are pfn, toy"),
         (["evaluate", "SGD", "--device", "tpu"], "unknown device 'tpu'; use 'auto', 'cpu'"),
@@ -124,6 +125,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["search", "--agent", "ppo"], "'ppo' is not one of 're', 'rs'"),
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
         (["search", "--start", "Adamm"], "'Adamm' is no known program"),
+        (["search", "--epochs", "100001"], "epochs must be at most 100,000"),
         (["search", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["search", "--budget", "0"], "budget: queries must be a positive integer, got 0"),
         (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
@@ -223,14 +225,37 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     assert history.read_text().splitlines()[: len(done)] == done
 
 
-def test_ctrl_c_ends_an_evaluation_quietly(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_before_the_first_result_says_so(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command ignores further ones; the tests must not
     from nosbench_env.oracle import Oracle
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Oracle, "query_many", interrupt)
-    assert nosbench("evaluate", "SGD", *TOY).code == 130
+    evaluation = nosbench("evaluate", "SGD", *TOY)
+    assert (evaluation.code, evaluation.err.strip()) == (130, "Interrupted; this training is not kept.")
+    search = nosbench("search", *TOY)
+    assert (search.code, "Stopped before the first query" in search.err) == (130, True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "SGD", "--epochs", "1", *TOY], ["doctor"]])
+def test_output_that_cannot_be_written_is_said(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nosbench_env", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "nosbench: [Errno 28] No space left on device. What was finished before is kept\n"
+
+
+def test_a_reader_that_goes_early_and_a_closed_stderr_do_no_harm() -> None:
+    command = f"{sys.executable} -m nosbench_env evaluate SGD --epochs 1 --task toy --device cpu"
+    shell = subprocess.run(f"{command} | head -1", shell=True, capture_output=True, text=True)
+    assert (shell.stdout, shell.stderr) == ("r9 = sub(0.1, 0.1)\n", "")
+    closed = subprocess.run(f"{command} 2>&-", shell=True, stdout=subprocess.PIPE, text=True)
+    assert closed.returncode == 0
+    assert "final loss" in closed.stdout
 
 
 def test_a_defect_of_ours_is_said_in_a_message_too(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.env_util import make_vec_env
 from strategies import action_sequences, programs
 
 from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Oracle, Program, SearchSpace
@@ -262,6 +263,14 @@ def test_vector_envs_work(mode: str, tmp_path: Path) -> None:
     envs.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array' that is not in")
+def test_sb3_makes_vec_envs_and_models_from_the_id(tmp_path: Path) -> None:
+    arguments = {**TOY, "store": str(tmp_path / "vec.sqlite")}
+    envs = make_vec_env("nosbench_env:NOSBench-v0", n_envs=2, env_kwargs=arguments)
+    PPO("MlpPolicy", envs, n_steps=16, batch_size=16, device="cpu").learn(32)
+    A2C("MlpPolicy", "nosbench_env:NOSBench-v0", device="cpu")
+
+
 def test_ppo_trains(tmp_path: Path) -> None:
     env = gymnasium.make("nosbench_env:NOSBench-v0", store=str(tmp_path / "ppo.sqlite"), **TOY)
     model = PPO("MlpPolicy", env, n_steps=250, batch_size=50, seed=0, device="cpu").learn(2000)
@@ -283,6 +292,10 @@ def test_maskable_ppo_takes_the_masks(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"task": "mnist"}, "unknown task 'mnist'"),
+        ({"task": ["toy"]}, "unknown task"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"store": 5}, "store must be a file or a URL"),
+        ({"epochs": 100_001}, "epochs must be at most 100,000"),
         ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"training_seed": -1}, "seed must be an integer from 0"),
         ({"max_instructions": 0}, "max_instructions must be an integer from 1"),

@@ -62,9 +62,9 @@ def test_callers_settings_are_given_back() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(TypeError, match="program must be a Program, got str"):
+    with pytest.raises(TypeError, match=r"must be a Program, such as KNOWN_PROGRAMS.*, got str"):
         fingerprint("SGD")
-    with pytest.raises(TypeError, match="program must be a Program, got list"):
+    with pytest.raises(TypeError, match=r"must be a Program, .*, got list"):
         fingerprint([["mul", [1, 6], 9]])
     with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'paper'"):
         fingerprint(Program(), method="md5")

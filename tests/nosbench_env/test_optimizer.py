@@ -4,6 +4,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -116,6 +117,15 @@ def test_lr_multiplies_the_update_per_group() -> None:
         param.grad = torch.ones(1)
     optimizer.step()
     torch.testing.assert_close(torch.cat(params).detach(), torch.tensor([-0.005, -0.1, 0.0]))
+
+
+def test_lr_may_be_a_numpy_float() -> None:
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = ProgramOptimizer([param], SGD, lr=np.float32(0.5))
+    param.grad = torch.ones(1)
+    optimizer.step()
+    assert type(optimizer.param_groups[0]["lr"]) is float
+    torch.testing.assert_close(param.detach(), torch.tensor([-0.005]))
 
 
 def test_lr_schedulers_work() -> None:

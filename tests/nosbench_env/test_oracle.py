@@ -187,7 +187,7 @@ def test_bad_arguments_are_refused(oracle: Oracle) -> None:
         Oracle("mnist")
     with pytest.raises(ValueError, match="unknown identity 'hash'; known are paper"):
         Oracle("toy", identity="hash")
-    with pytest.raises(TypeError, match="program must be a Program, got str"):
+    with pytest.raises(TypeError, match=r"must be a Program, such as KNOWN_PROGRAMS.*, got str"):
         oracle.query("SGD")
     with pytest.raises(ValueError, match="epochs must be"):
         oracle.query(SGD, epochs=0)

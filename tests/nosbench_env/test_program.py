@@ -37,6 +37,9 @@ def test_text_names_slots_as_table_2_does() -> None:
         "# a comment\n\nr9 = mul(grad, 1e-2)  # rate; and more",
         "r9 = mul(r1, r6)",
         "r9 = mul(grad, 0.0100)",
+        "r9 = mul(grad, +1E-2)",
+        "r9 = mul(grad, 0.01)\r\n",
+        "# no new line: \u2028 r9 = sign(grad)\nr9 = mul(grad, 0.01)",
     ],
 )
 def test_spelling_is_free(text: str) -> None:
@@ -107,6 +110,9 @@ def test_malformed_json_is_refused_with_a_message_that_says_why(data: Any, messa
         ("r9 = mul(grad, 0.02)", r"line 1: the only constants are 1.0, 0.5, .*; got '0.02'"),
         ("r9 = mul(grad, 1.2.3)", r"line 1: the only constants"),
         ("\n\nr9 = mul grad", r"line 3: expected 'r9 = function\(input, ...\)', got 'r9 = mul grad'"),
+        ("r9 = mul(grad, -1)", r"line 1: the only constants are 1.0, .*; got '-1'"),
+        ("r\u0661\u0669 = mul(grad, 0.01)", r"line 1: expected"),
+        ("r9 = square(r\u0661)", r"line 1: unknown slot"),
         ("r9 = mul(grad, lr)", r"line 1: unknown slot 'lr'; slots are param, grad"),
         ("r9 = mul(grad, )", r"line 1: unknown slot ''"),
         ("grad = mul(grad, 0.01)", r"line 1: output slot 1 \(grad\) is read-only"),
@@ -132,6 +138,14 @@ def test_hostile_text_is_refused_at_once(hostile: str) -> None:
     with pytest.raises(InvalidProgram):
         Program.parse(hostile)
     assert time.perf_counter() - started < 5  # quadratic matching would take minutes
+
+
+def test_deep_nesting_is_refused() -> None:
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidProgram, match="instruction 1: expected"):
+        Program.from_json(deep)
 
 
 def test_only_instructions_make_a_program() -> None:

@@ -90,7 +90,7 @@ def test_relative_locations_are_bound_to_the_folder_of_their_making(
 
 @pytest.mark.parametrize(
     "location",
-    ["postgresql://host/db", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", 5],
+    ["postgresql://host/db", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", "", 5],
 )
 def test_other_databases_are_refused(location: str) -> None:
     with pytest.raises(ValueError, match="store must be a file or a URL sqlite:///file, got"):
@@ -156,6 +156,52 @@ def test_a_damaged_record_is_named(store: ResultStore) -> None:
         connection.execute("UPDATE runs SET epoch_means = '[1.0, \"evil\"]'")
     with pytest.raises(StoreError, match="damaged at record 1: expected a number, got 'evil'"):
         store.get("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("epoch_means", "[]"),
+        ("epoch_means", "{}"),
+        ("epoch_means", "[true]"),
+        ("epoch_means", "[NaN]"),
+        ("epoch_means", "[1]"),
+        ("epoch_means", "[" * 100_000),
+        ("stopped_at", "abc"),
+        ("stopped_at", "-5"),
+        ("stopped_at", "1.5"),
+        ("provenance", "[]"),
+        ("provenance", '{"seconds": "x"}'),
+        ("provenance", "garbage"),
+    ],
+)
+def test_hostile_records_are_refused(store: ResultStore, column: str, value: str) -> None:
+    store.add("a", Record((1.0,)))
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(f"UPDATE runs SET {column} = ?", (value,))
+    with pytest.raises(StoreError, match="damaged at record 1"):
+        store.get("a", 1)
+
+
+def test_a_file_deleted_in_use_is_made_anew(store: ResultStore) -> None:
+    store.add("a", Record((1.0,)))
+    store.path.unlink()
+    store.add("b", Record((2.0,)))
+    store.close()
+    assert ResultStore(store.path).get("b", 1).epoch_means == (2.0,)
+    assert len(ResultStore(store.path)) == 1
+
+
+def test_a_file_replaced_in_use_is_not_touched(store: ResultStore, tmp_path: Path) -> None:
+    store.add("a", Record((1.0,)))
+    other = ResultStore(tmp_path / "other.sqlite")
+    other.add("other", Record((5.0,)))
+    other.close()
+    before = other.path.read_bytes()
+    other.path.replace(store.path)
+    with pytest.raises(StoreError, match=r"was replaced by another file while in use\. .* delete .*-wal"):
+        store.add("b", Record((2.0,)))
+    assert store.path.read_bytes() == before
 
 
 def test_somebody_elses_database_is_refused_and_left_alone(tmp_path: Path) -> None:

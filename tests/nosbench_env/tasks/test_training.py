@@ -201,7 +201,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belongs to another training"):
         TOY.train(partial(torch.optim.SGD, lr=0.1), epochs=2, checkpoint=tmp_path / "0.01.pt")
     file.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="can't resume from checkpoint"):
+    with pytest.raises(ValueError, match=r"can't resume from .*damaged"):
         TOY.train(ADAMW, epochs=2, checkpoint=file)
 
 
@@ -267,7 +267,7 @@ def test_bad_seeds_are_refused(seed: object) -> None:
     [
         ("cifar", "cpu", "unknown task 'cifar'; known are pfn, toy"),
         ("toy", "gpu", "unknown device 'gpu'; use 'auto', 'cpu', 'cuda' or 'cuda:N'"),
-        ("toy", "meta", "device 'meta' is not supported"),
+        ("toy", "meta", "unknown device 'meta'"),
         ("toy", "cuda:99", "device 'cuda:99' is not available: torch sees . CUDA devices here; try 'cpu'"),
     ],
 )
