@@ -44,6 +44,13 @@ class Agent(Protocol):
         ...
 
 
+def make_rng(seed: int) -> np.random.Generator:
+    """A generator for a seed; without one, a run could be neither repeated nor resumed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    return np.random.default_rng(seed)
+
+
 def rng_state(rng: np.random.Generator) -> dict[str, Any]:
     """A generator's state as JSON data."""
     return dict(rng.bit_generator.state)

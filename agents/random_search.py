@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from nosbench_env.agents.agent import check_number_asked, rng_state
+from nosbench_env.agents.agent import check_number_asked, make_rng, rng_state
 from nosbench_env.oracle import Evaluation
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
@@ -27,7 +25,7 @@ class RandomSearch:
     def __init__(self, space: SearchSpace | None = None, seed: int = 0) -> None:
         self.space = space or SearchSpace()
         self.seed = seed
-        self._rng = np.random.default_rng(seed)
+        self._rng = make_rng(seed)
 
     def ask(self, n: int = 1) -> list[Program]:
         """Draws `n` programs."""

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from nosbench_env.agents.agent import check_number_asked, rng_state
+from nosbench_env.agents.agent import check_number_asked, make_rng, rng_state
 from nosbench_env.oracle import Evaluation
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
@@ -54,7 +52,7 @@ class RegularizedEvolution:
         self.seed = seed
         self.start = None if start is None else self.space.admit(start)
         self.population_size, self.tournament_size = population_size, tournament_size
-        self._rng = np.random.default_rng(seed)
+        self._rng = make_rng(seed)
         self._founders = 0  # members of the first population asked for
         self._population: deque[tuple[Program, float]] = deque(maxlen=population_size)  # with fitness, oldest first
 

@@ -24,7 +24,7 @@ from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
 
 if TYPE_CHECKING:
-    from nosbench_env.agents import HistoryEntry, SearchResult
+    from nosbench_env.agents import Agent, HistoryEntry, SearchResult
     from nosbench_env.oracle import Evaluation, Oracle
     from nosbench_env.tasks.task import Progress
 
@@ -157,22 +157,14 @@ def search(
     """
     display = _SearchDisplay(budget, as_json or quiet)
     with _interruptible(display.interrupted):
-        from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution
+        from nosbench_env.agents import Budget
         from nosbench_env.agents import search as run_search
         from nosbench_env.tasks import check_epochs
 
-        if agent is AgentName.rs and start is not None:
-            raise ValueError("--start is for --agent re; random search starts from nothing")
-        start = _REFERENCE if start is None else start
+        method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
         oracle = _oracle(task, store, device)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
-        method: Agent
-        if agent is AgentName.rs:
-            method, label = RandomSearch(seed=seed), "rs"
-        else:
-            method = RegularizedEvolution(seed=seed, start=None if start == "random" else _read_program(start))
-            label = f"re-{_start_label(start)}"
         suffix = f"-t{training_seed}" if training_seed else ""
         folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
         display.folder = folder
@@ -295,10 +287,21 @@ def _read_program(argument: str) -> Program:
         raise InvalidProgram(f"{argument}: {error}") from None
 
 
-def _start_label(start: str) -> str:
-    if start.lower() in {"random", *(name.lower() for name in KNOWN_PROGRAMS)}:
-        return start.lower()
-    return hashlib.sha256(str(_read_program(start)).encode()).hexdigest()[:8]
+def _make_agent(agent: AgentName, seed: int, start: str | None) -> tuple[Agent, str]:
+    """The search method, and what to call it in the run folder's name."""
+    from nosbench_env.agents import RandomSearch, RegularizedEvolution
+
+    if agent is AgentName.rs:
+        if start is not None:
+            raise ValueError("--start is for --agent re; random search starts from nothing")
+        return RandomSearch(seed=seed), "rs"
+    start = _REFERENCE if start is None else start
+    if start.lower() == "random":
+        return RegularizedEvolution(seed=seed), "re-random"
+    program = _read_program(start)
+    known = {known: name.lower() for name, known in KNOWN_PROGRAMS.items()}
+    label = known.get(program) or hashlib.sha256(str(program).encode()).hexdigest()[:8]
+    return RegularizedEvolution(seed=seed, start=program), f"re-{label}"
 
 
 def _epochs(count: int) -> str:

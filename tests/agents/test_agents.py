@@ -81,6 +81,13 @@ def test_several_may_be_asked_for_and_told_in_any_order(make: Callable[[int], Ag
 
 
 @everyone
+@pytest.mark.parametrize("seed", [-1, None, 1.5, True])
+def test_bad_seeds_are_refused(make: Callable[[int], Agent], seed: object) -> None:
+    with pytest.raises(ValueError, match="seed must be an integer >= 0, got"):
+        make(seed)
+
+
+@everyone
 @pytest.mark.parametrize("n", [0, -1, 1.5, True])
 def test_bad_numbers_are_refused(make: Callable[[int], Agent], n: object) -> None:
     with pytest.raises(ValueError, match="n must be an integer >= 1, got"):

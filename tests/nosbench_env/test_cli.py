@@ -124,6 +124,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["evaluate"], "Missing argument 'PROGRAM'"),
         (["search", "--agent", "ppo"], "'ppo' is not one of 're', 'rs'"),
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
+        (["search", "--seed", "-1"], "seed must be an integer >= 0, got -1"),
         (["search", "--start", "Adamm"], "'Adamm' is no known program"),
         (["search", "--epochs", "100001"], "epochs must be at most 100,000"),
         (["search", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
