@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
@@ -44,11 +45,11 @@ class Agent(Protocol):
         ...
 
 
-def make_rng(seed: int) -> np.random.Generator:
-    """A generator for a seed; without one, a run could be neither repeated nor resumed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+def check_agent_seed(seed: int) -> int:
+    """`seed` if it is an integer >= 0; without one, a run could be neither repeated nor resumed."""
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or operator.index(seed) < 0:
         raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
-    return np.random.default_rng(seed)
+    return operator.index(seed)
 
 
 def rng_state(rng: np.random.Generator) -> dict[str, Any]:

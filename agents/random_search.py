@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nosbench_env.agents.agent import check_number_asked, make_rng, rng_state
+import numpy as np
+
+from nosbench_env.agents.agent import check_agent_seed, check_number_asked, rng_state
 from nosbench_env.oracle import Evaluation
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
@@ -24,8 +26,8 @@ class RandomSearch:
 
     def __init__(self, space: SearchSpace | None = None, seed: int = 0) -> None:
         self.space = space or SearchSpace()
-        self.seed = seed
-        self._rng = make_rng(seed)
+        self.seed = check_agent_seed(seed)
+        self._rng = np.random.default_rng(self.seed)
 
     def ask(self, n: int = 1) -> list[Program]:
         """Draws `n` programs."""

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nosbench_env.agents.agent import check_number_asked, make_rng, rng_state
+import numpy as np
+
+from nosbench_env.agents.agent import check_agent_seed, check_number_asked, rng_state
 from nosbench_env.oracle import Evaluation
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
@@ -49,10 +51,10 @@ class RegularizedEvolution:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {size!r}")
         self.space = space or SearchSpace()
-        self.seed = seed
+        self.seed = check_agent_seed(seed)
         self.start = None if start is None else self.space.admit(start)
         self.population_size, self.tournament_size = population_size, tournament_size
-        self._rng = make_rng(seed)
+        self._rng = np.random.default_rng(self.seed)
         self._founders = 0  # members of the first population asked for
         self._population: deque[tuple[Program, float]] = deque(maxlen=population_size)  # with fitness, oldest first
 

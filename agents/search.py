@@ -191,9 +191,11 @@ def search(
     """Searches until the budget is spent.
 
     A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with the same
-    queries and losses as if it had not been stopped. (Only a query whose training was stored and whose line was not yet
-    written counts as a hit then.) A greater budget prolongs a finished run. The folder holds
-    `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far) and `agent.json`.
+    queries and losses as if it had not been stopped, as long as it finds the same store. (Only a query whose training
+    was stored and whose line was not yet written counts as a hit then.) A greater budget prolongs a finished run.
+
+    The folder holds `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far) and
+    `agent.json`.
 
     Args:
         agent: A fresh agent; a continued run brings it to where it was.

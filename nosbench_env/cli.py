@@ -219,8 +219,6 @@ def _global_options(
 
 def main() -> None:
     """Runs the command line. Whatever goes wrong is said in one message: exit code 2 if the user can mend it."""
-    from nosbench_env.store import StoreError
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path that the terminal can't show is no reason to fail
@@ -237,9 +235,13 @@ def main() -> None:
         if sys.stdout is not None and sys.stdout.isatty() is False:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"{error}. What was finished before is kept", _EXIT_WRONG)
-    except (ValueError, StoreError) as error:
-        _fail(str(error), _EXIT_WRONG)
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_INTERRUPTED)
     except Exception as error:
+        from nosbench_env.store import StoreError
+
+        if isinstance(error, (ValueError, StoreError)):
+            _fail(str(error), _EXIT_WRONG)
         if os.environ.get("NOSBENCH_DEBUG"):
             traceback.print_exc()
         _fail(
@@ -362,7 +364,7 @@ class _SearchDisplay:
 
     def interrupted(self) -> str:
         if self.result is None or self.folder is None:
-            return "Stopped before the first query. To go on, run the same command again."
+            return "Stopped; queries done before are kept. To go on, run the same command again."
         return (
             f"Stopped after {self.result.queries} of {self._bar.total} queries; all are kept in {self.folder}.\n"
             "To go on, run the same command again."

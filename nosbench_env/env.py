@@ -188,6 +188,11 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         """The program so far, and its loss once it is evaluated ("ansi"); "human" prints this by itself."""
         return self._text() if self.render_mode == "ansi" else None
 
+    def close(self) -> None:
+        """Closes the store, so that all results are in its file; a further evaluation opens it again."""
+        if self._oracle is not None and self._injected is None:
+            self._oracle.store.close()
+
     def fork(self) -> NOSBenchEnv:
         """A second env in the same state, which goes its own way from here; `copy.deepcopy` does the same."""
         return copy.deepcopy(self)

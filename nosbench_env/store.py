@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4E4F5342  # "NOSB" in the header of the SQLite file: tells a store from anybody else's database
 _LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
+
+_opening = threading.RLock()  # one thread opens a store, the others wait for it
+
+
+def _renew_lock() -> None:
+    global _opening
+    _opening = threading.RLock()
+
+
+# A forked child has none of its parent's threads, so none of them will ever release the lock there.
+os.register_at_fork(after_in_child=_renew_lock)
 
 _metadata = sql.MetaData()
 _schema = sql.Table(
@@ -164,21 +176,23 @@ class ResultStore:
             raise StoreError(f"can't use the store {self.url}: {error.orig}. {_advice(str(error.orig))}") from error
 
     def _engine(self) -> sql.Engine:
-        process, file = self._opened_by
-        if self._opened is not None and process == os.getpid() and self._file() not in (file, None):
-            # Going on could mix the two: what SQLite keeps beside a file (-wal) belongs to the one before.
-            raise StoreError(
-                f"the store {self.path} was replaced by another file while in use. "
-                f"Stop all programs that use it and delete {self.path}-wal before you run this again"
-            )
-        if self._opened is None or (process, file) != (os.getpid(), self._file()):
+        with _opening:
+            process, file = self._opened_by
+            if self._opened is not None and process == os.getpid():
+                if self._file() != file:
+                    # Going on could mix two stores: what SQLite keeps beside a file belongs to the one before.
+                    raise StoreError(
+                        f"the store {self.path} was deleted or replaced while in use. Stop all programs that use it, "
+                        "move what is left of it aside (with -wal and -shm), and run the same command again"
+                    )
+                return self._opened
             self.close()
             self._opened = self._open()
             self._opened_by = os.getpid(), self._file()
-        return self._opened
+            return self._opened
 
     def _file(self) -> tuple[int, int] | None:
-        """Which file the path leads to, None if none: writing on to one that was deleted would lose everything."""
+        """Which file the path leads to; None if there is none."""
         try:
             status = self.path.stat() if self.path is not None else None
         except OSError:
@@ -240,6 +254,8 @@ def _advice(error: str) -> str:
         return "The disk is full; results stored before are safe. Free some space and run the same command again."
     if any(sign in error for sign in ("not a database", "malformed", "no such table", "no such column")):
         return f"The file is damaged or no SQLite database. {_REPAIR}"
+    if "disk I/O" in error:
+        return f"Its files may have been deleted or moved while in use. {_REPAIR}"
     if "locked" in error:
         return "Another process kept it locked for a minute; run the same command again when that is done."
     return f"Check its permissions. {_ELSEWHERE}"

@@ -52,6 +52,8 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         line = {"episode": self.episodes, "reward": self._reward, "length": self._length, **evaluation.to_json()}
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(file, (json.dumps(line) + "\n").encode())  # one call: lines of several writers don't mix
+            data = (json.dumps(line) + "\n").encode()
+            if os.write(file, data) < len(data):  # one call, so that lines of several writers don't mix
+                raise OSError(f"can't write to {self.path}: the disk is full")
         finally:
             os.close(file)

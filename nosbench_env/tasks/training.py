@@ -23,6 +23,15 @@ MAX_GRAD_NORM = 1.0  # gradients are clipped to this global norm, as in the pape
 
 _one_at_a_time = threading.RLock()
 
+
+def _renew_lock() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+# A forked child has none of its parent's threads, so none of them will ever release the lock there.
+os.register_at_fork(after_in_child=_renew_lock)
+
 BatchLoss = Callable[[nn.Module, int], Tensor]
 
 
@@ -46,8 +55,8 @@ def train_model(
         make_optimizer: As in `Task.train`.
         steps_per_epoch: Updates in an epoch.
         epochs: How long, counted from the beginning also when resuming.
-        training_name: What is trained (task, version, seed). A checkpoint of another training, or of one with another
-            optimizer or other settings of it, is refused.
+        training_name: What is trained (task, version, seed). A checkpoint of another training is refused, also of one
+            with another optimizer or other settings, as far as its `repr` shows them.
         on_step: As in `Task.train`.
         checkpoint: As in `Task.train`.
     """

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 from strategies import action_sequences, programs
 
-from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Oracle, Program, SearchSpace
+from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Oracle, Program, ResultStore, SearchSpace
 
 SPACE = SearchSpace()
 TOY = {"task": "toy", "epochs": 1, "device": "cpu"}
@@ -249,7 +249,7 @@ def test_bounds_set_the_spaces() -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_vector_envs_work(mode: str, tmp_path: Path) -> None:
+def test_vector_envs_work_and_leave_their_results_in_one_file(mode: str, tmp_path: Path) -> None:
     envs = gymnasium.make_vec(
         "nosbench_env:NOSBench-v0", num_envs=2, vectorization_mode=mode, store=str(tmp_path / "v.sqlite"), **TOY
     )
@@ -261,6 +261,8 @@ def test_vector_envs_work(mode: str, tmp_path: Path) -> None:
     assert not truncated.any()
     assert rewards[0] == -infos["loss"][0] < 0 == rewards[1]
     envs.close()
+    assert {path.name for path in tmp_path.glob("v.sqlite*")} == {"v.sqlite", "v.sqlite.lock"}
+    assert len(ResultStore(tmp_path / "v.sqlite")) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array' that is not in")

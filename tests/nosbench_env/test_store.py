@@ -183,25 +183,33 @@ def test_hostile_records_are_refused(store: ResultStore, column: str, value: str
         store.get("a", 1)
 
 
-def test_a_file_deleted_in_use_is_made_anew(store: ResultStore) -> None:
-    store.add("a", Record((1.0,)))
-    store.path.unlink()
-    store.add("b", Record((2.0,)))
-    store.close()
-    assert ResultStore(store.path).get("b", 1).epoch_means == (2.0,)
-    assert len(ResultStore(store.path)) == 1
-
-
-def test_a_file_replaced_in_use_is_not_touched(store: ResultStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_file_deleted_or_replaced_in_use_is_said_and_not_touched(
+    store: ResultStore, tmp_path: Path, how: str
+) -> None:
     store.add("a", Record((1.0,)))
     other = ResultStore(tmp_path / "other.sqlite")
     other.add("other", Record((5.0,)))
     other.close()
     before = other.path.read_bytes()
-    other.path.replace(store.path)
-    with pytest.raises(StoreError, match=r"was replaced by another file while in use\. .* delete .*-wal"):
-        store.add("b", Record((2.0,)))
-    assert store.path.read_bytes() == before
+    if how == "deleted":
+        store.path.unlink()
+    else:
+        other.path.replace(store.path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="was deleted or replaced while in use"):
+            store.add("b", Record((2.0,)))
+    assert not store.path.exists() if how == "deleted" else store.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("location", ["sqlite://", "file"])
+def test_threads_that_open_a_store_at_once_share_it(tmp_path: Path, location: str) -> None:
+    for repetition in range(5):
+        store = ResultStore(tmp_path / f"{repetition}.sqlite" if location == "file" else location)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: store.add(str(number), Record((1.0,))), range(16)))  # noqa: B023
+        assert len(store) == 16
+        store.close()
 
 
 def test_somebody_elses_database_is_refused_and_left_alone(tmp_path: Path) -> None:

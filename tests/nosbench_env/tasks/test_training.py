@@ -2,6 +2,10 @@
 
 import contextlib
 import math
+import os
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -130,6 +134,39 @@ def test_threads_train_one_after_the_other_and_alike() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(train, seeds))
     assert found == [train(seed) for seed in seeds]
+
+
+def test_a_process_forked_while_a_thread_trains_can_train() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def on_step(_: Progress) -> None:
+        begun.set()
+        done.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(TOY.train, ADAMW, epochs=1, on_step=on_step)
+        begun.wait(30)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of such forks
+            child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a deadlock ends the child
+            TOY.train(ADAMW, epochs=1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        done.set()
+        training.result()
+    assert status == 0
+
+
+def test_a_task_made_on_another_default_device_trains() -> None:
+    iris.cache_clear()
+    try:
+        with torch.device("meta"):
+            task = make_task("toy", "cpu")
+        np.testing.assert_array_equal(task.train(ADAMW, epochs=1).step_losses, TOY.train(ADAMW, epochs=1).step_losses)
+    finally:
+        iris.cache_clear()
 
 
 def test_settings_are_given_back_when_training_raises() -> None:
