@@ -229,11 +229,11 @@ def main() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `nosbench ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(_EXIT_BUG)
     except OSError as error:
-        if sys.stdout is not None and sys.stdout.isatty() is False:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None and not sys.stdout.isatty():
+            _discard_output()
         _fail(f"{error}. What was finished before is kept", _EXIT_WRONG)
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
@@ -249,6 +249,11 @@ def main() -> None:
             "This should not happen. NOSBENCH_DEBUG=1 shows where it did; please report it.",
             _EXIT_BUG,
         )
+
+
+def _discard_output() -> None:
+    """Lets what is still to be printed go nowhere: Python would try once more at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

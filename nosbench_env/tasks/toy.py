@@ -71,16 +71,7 @@ class ToyTask:
                 rows = order[batch * BATCH_SIZE : (batch + 1) * BATCH_SIZE].to(self.device)
                 return F.cross_entropy(model(features[rows]), species[rows])
 
-            return train_model(
-                model,
-                batch_loss,
-                make_optimizer,
-                steps_per_epoch=self.steps_per_epoch,
-                epochs=epochs,
-                training_name=f"{self.name} version {self.version} seed {seed} {self.arithmetic}",
-                on_step=on_step,
-                checkpoint=checkpoint,
-            )
+            return train_model(self, model, batch_loss, make_optimizer, epochs, seed, on_step, checkpoint)
 
     def train_programs(
         self,

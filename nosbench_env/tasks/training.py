@@ -36,32 +36,32 @@ BatchLoss = Callable[[nn.Module, int], Tensor]
 
 
 def train_model(
+    task: Task,
     model: nn.Module,
     batch_loss: BatchLoss,
     make_optimizer: MakeOptimizer,
-    *,
-    steps_per_epoch: int,
     epochs: int,
-    training_name: str,
-    on_step: OnStep | None = None,
-    checkpoint: Path | str | None = None,
+    seed: int,
+    on_step: OnStep | None,
+    checkpoint: Path | str | None,
 ) -> Curve:
-    """Trains `model` in place and returns its curve.
+    """Trains `model` in place and returns its curve: what is left of `Task.train` once model and data are there.
 
     Args:
+        task: The task; with the seed and the optimizer it names the training. A checkpoint of another training is
+            refused, also of one with another optimizer or other settings, as far as its `repr` shows them.
         model: The model, freshly initialised and on its device.
         batch_loss: Gives the loss of step `i`, counted from 0 over the whole training; a function of the model and `i`
             alone, which is what makes resuming exact.
         make_optimizer: As in `Task.train`.
-        steps_per_epoch: Updates in an epoch.
         epochs: How long, counted from the beginning also when resuming.
-        training_name: What is trained (task, version, seed). A checkpoint of another training is refused, also of one
-            with another optimizer or other settings, as far as its `repr` shows them.
+        seed: As in `Task.train`.
         on_step: As in `Task.train`.
         checkpoint: As in `Task.train`.
     """
     optimizer = make_optimizer(model.parameters())
-    training_name += f", with {optimizer!r}"  # its type and all its settings, for ours the program too
+    steps_per_epoch = task.steps_per_epoch
+    training_name = f"{task.name} version {task.version} seed {seed} {task.arithmetic}, with {optimizer!r}"
     params = list(model.parameters())
     losses: list[float] = []
     stopped_at: int | None = None
