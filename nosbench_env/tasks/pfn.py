@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import torch
-from pfns.model.bar_distribution import FullSupportBarDistribution, get_bucket_borders
+from pfns.model.bar_distribution import FullSupportBarDistribution
 from torch import Tensor, nn
 
+from nosbench_env.compiled.lowering import lower
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_epochs, check_seed
-from nosbench_env.tasks.pfn_model import PFN
-from nosbench_env.tasks.priors import sample_ridge_regression
+from nosbench_env.tasks.pfn_data import bucket_borders, context_sizes, initial_model, sample_batch
+from nosbench_env.tasks.pfn_training import CPUEngine, train_population
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep
 from nosbench_env.tasks.training import (
     exact_arithmetic,
     resolve_device,
-    seeded,
     train_model,
-    train_programs_in_turn,
 )
-
-NUM_DATASETS, NUM_POINTS, NUM_FEATURES = 8, 20, 1  # a batch
-NUM_BUCKETS = 100
-NUM_BORDER_DATASETS = 100_000  # data sets whose quantiles are the bucket borders
-
-# Seeds of the paper's code, at seed 0. Other seeds are so far off that no stream is shared.
-BASE_SEED = 42
-SEED_STRIDE = 10**6
 
 
 class PFNTask:
@@ -73,8 +62,7 @@ class PFNTask:
             contexts = context_sizes(epochs * self.steps_per_epoch, seed)
             # The loss of pfns counts what it has seen in its buffers; a fresh one leaves no trace between trainings.
             criterion = FullSupportBarDistribution(bucket_borders(), ignore_nan_targets=True).to(self.device)
-            with seeded(BASE_SEED + SEED_STRIDE * seed):
-                model = PFN(NUM_FEATURES, NUM_BUCKETS).to(self.device)
+            model = initial_model(seed).to(self.device)
 
             def batch_loss(model: nn.Module, step: int) -> Tensor:
                 x, y = (data.to(self.device) for data in sample_batch(step, seed))
@@ -93,28 +81,26 @@ class PFNTask:
         *,
         on_step: OnStep | None = None,
         on_curve: OnCurve | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Curve]:
         """Trains once with each program; see `Task.train_programs`."""
-        return train_programs_in_turn(self, programs, epochs, seed, on_step, on_curve)
+        epochs, seed = check_epochs(epochs) or self.default_epochs, check_seed(seed)
+        curves: dict[int, Curve] = {}
 
+        def known(index: int, curve: Curve) -> None:
+            curves[index] = curve
+            if on_curve is not None:
+                on_curve(index, curve)
 
-def sample_batch(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The batch of a step (counted over the whole training), on the CPU: `x` `(20, 8, 1)` and `y` `(20, 8)`."""
-    generator = torch.Generator().manual_seed(step + SEED_STRIDE * seed)
-    return sample_ridge_regression(generator, NUM_DATASETS, NUM_POINTS, NUM_FEATURES)
-
-
-def context_sizes(num_steps: int, seed: int = 0) -> list[int]:
-    """How many points are context in each of the first `num_steps` steps."""
-    generator = torch.Generator().manual_seed(BASE_SEED + SEED_STRIDE * seed)
-    sizes: list[int] = torch.randint(NUM_POINTS, (num_steps,), generator=generator).tolist()
-    return sizes
-
-
-@cache
-def bucket_borders() -> Tensor:
-    """The 101 borders of the predicted distribution's buckets: quantiles of the prior, the same for every seed."""
-    generator = torch.Generator().manual_seed(BASE_SEED)
-    _, y = sample_ridge_regression(generator, NUM_BORDER_DATASETS, NUM_POINTS, NUM_FEATURES)
-    borders: Tensor = get_bucket_borders(NUM_BUCKETS, ys=y)
-    return borders
+        with exact_arithmetic():
+            for index, program in enumerate(programs):
+                train_population(
+                    CPUEngine([program], seed, epochs * self.steps_per_epoch),
+                    1,
+                    epochs,
+                    self.steps_per_epoch,
+                    last_epoch_only=last_epoch_only and not lower(program).reads_gradient,
+                    on_step=None if on_step is None else lambda _, progress: on_step(progress),
+                    on_curve=lambda _, curve, index=index: known(index, curve),
+                )
+        return [curves[index] for index in range(len(programs))]

@@ -39,10 +39,12 @@ class Curve:
             task's unit (nats for "pfn"). NaN after the parameters turned non-finite: no further step is computed.
         stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
             such a curve is finite to its end, and any longer training is known to be NaN from there on.
+        first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
     """
 
     step_losses: NDArray[np.float64]
     stopped_at: int | None = None
+    first_epoch: int = 0
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:
