@@ -80,11 +80,14 @@ def _target_machine() -> llvm.TargetMachine:
     )
 
 
-_DECLARATIONS = "\n".join(
-    f"declare {type_} @llvm.{name}.{suffix}({', '.join([type_] * arity)})"
-    for type_, suffix in (("float", "f32"), (f"<{LANES} x float>", f"v{LANES}f32"))
-    for name, arity in (("sqrt", 1), ("fabs", 1), ("fma", 3))
-) + f"\ndeclare i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)"
+_DECLARATIONS = (
+    "\n".join(
+        f"declare {type_} @llvm.{name}.{suffix}({', '.join([type_] * arity)})"
+        for type_, suffix in (("float", "f32"), (f"<{LANES} x float>", f"v{LANES}f32"))
+        for name, arity in (("sqrt", 1), ("fabs", 1), ("fma", 3))
+    )
+    + f"\ndeclare i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)"
+)
 
 _ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
@@ -94,9 +97,7 @@ class _Body:
 
     def __init__(self, lanes: int) -> None:
         self.lanes, self.lines = lanes, list[str]()
-        self.float, self.int, self.bool = (
-            (t if lanes == 1 else f"<{lanes} x {t}>") for t in ("float", "i32", "i1")
-        )
+        self.float, self.int, self.bool = ((t if lanes == 1 else f"<{lanes} x {t}>") for t in ("float", "i32", "i1"))
         self._suffix = "f32" if lanes == 1 else f"v{lanes}f32"
         self._prefix = "x" if lanes == 1 else "y"
 

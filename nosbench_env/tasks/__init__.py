@@ -23,14 +23,19 @@ TASKS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def make_task(name: str, device: str = "auto") -> Task:
+def make_task(name: str, device: str = "auto", arithmetic: str = "float32") -> Task:
     """Makes a task of `TASKS`: "pfn" is the paper's, "toy" takes less than a second.
 
+    Args:
+        name: A name in `TASKS`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        arithmetic: "float32", or "tf32", which is faster on a GPU and less exact; its results have keys of their own.
+
     Raises:
-        ValueError: If the name or the device is unknown, or the device not available.
+        ValueError: If the name, the device or the arithmetic is unknown, or not available.
     """
     module, _, class_name = TASKS[check_task_name(name)].partition(":")
-    task: Task = getattr(import_module(module), class_name)(device=device)
+    task: Task = getattr(import_module(module), class_name)(device=device, arithmetic=check_arithmetic(arithmetic))
     return task
 
 
@@ -46,6 +51,13 @@ def check_device_name(device: str) -> str:
     if not isinstance(device, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return device
+
+
+def check_arithmetic(arithmetic: str) -> str:
+    """`arithmetic` if it is the name of one."""
+    if arithmetic not in ("float32", "tf32"):
+        raise ValueError(f"unknown arithmetic {arithmetic!r}; known are 'float32' and 'tf32'")
+    return arithmetic
 
 
 def check_epochs(epochs: int | None) -> int | None:

@@ -47,6 +47,19 @@ class Batches:
         x, y, bucket, offset = (data.index_select(0, step)[0] for data in (self.x, self.y, self.bucket, self.offset))
         return Batch(x, y, bucket, offset, self.num_datasets)
 
+    def room(self, device: torch.device, steps: int) -> Batches:
+        """Room for the batches of so many steps on a device."""
+        x, y, bucket, offset = (
+            part.new_zeros(steps, *part.shape[1:], device=device) for part in (self.x, self.y, self.bucket, self.offset)
+        )
+        return Batches(x, y, bucket, offset, self.num_datasets)
+
+    def replace(self, other: Batches) -> None:
+        """Overwrites the first steps with those of `other`."""
+        for name in ("x", "y", "bucket", "offset"):
+            data = getattr(other, name)
+            getattr(self, name)[: len(data)].copy_(data)
+
 
 class Batch(NamedTuple):
     """The data of one step; see `Batches`."""
@@ -85,7 +98,7 @@ class PFNPopulation:
 
     def tensors(self, rows: Tensor) -> list[Tensor]:
         """A buffer `(size, parameters)` as a model's tensors, each `(size, *shape)`: views."""
-        parts = rows.split([shape.numel() for shape in self.shapes], dim=1)
+        parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def keep(self, models: Sequence[int]) -> None:
@@ -264,12 +277,11 @@ class _LayerForward:
         return grad_asking
 
     def _split(self, rows: Tensor) -> Tensor:
-        """`(size, points * data sets, embedding)` -> `(size * data sets * heads, points, head)`; a view for one model."""
+        """`(size, points * data sets, embedding)` -> `(size * data sets * heads, points, head)`; a view of one model."""
         size, num_rows, _ = rows.shape
         parts = self.num_datasets * HEADS
-        return (
-            rows.reshape(size, num_rows // self.num_datasets, parts, HEAD).transpose(1, 2).reshape(size * parts, -1, HEAD)
-        )
+        points = rows.reshape(size, num_rows // self.num_datasets, parts, HEAD)
+        return points.transpose(1, 2).reshape(size * parts, -1, HEAD)
 
     def _join(self, parts: Tensor) -> Tensor:
         """The inverse of `_split`."""

@@ -19,11 +19,16 @@ Status = Literal["ok", "nan", "inf"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one."""
+    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one.
+
+    Of several trainings in one call, it is that of program `index` of `programs`. The loss is NaN where none is known.
+    """
 
     step: int
     steps: int
     loss: float
+    index: int = 0
+    programs: int = 1
 
 
 OnStep = Callable[[Progress], None]
