@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Observation = NDArray[np.int64]
 Action = NDArray[np.int64]
 
+_ARITIES = [FUNCTIONS[name].arity for name in FUNCTION_NAMES]
+_WIDTH = 2 + MAX_ARITY  # numbers an instruction
+
 
 class UnknownRenderMode(ValueError, TypeError):
     """The env does not render in this way.
@@ -118,9 +121,9 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if store is not None and not isinstance(store, (str, Path)):
             raise ValueError(f"store must be a file or a URL sqlite:///file, got {store!r}")
         self._injected = self._oracle = oracle
-        # The state: the observation in rows, which tell the program; how many of them are written; and whether the
-        # episode is over. Instructions are made when somebody asks for them: making one takes as long as a step.
-        self._rows = np.zeros((max_instructions, 2 + MAX_ARITY), dtype=np.int64)
+        # The state: the observation, which tells the program; how many instructions it has; whether it is complete.
+        # Instructions are made when somebody asks for them: making one takes as long as a step.
+        self._observed = np.zeros(max_instructions * _WIDTH, dtype=np.int64)
         self._length = 0
         self._over = True  # until reset
 
@@ -133,7 +136,8 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     @property
     def program(self) -> Program:
         """The program so far."""
-        return Program(tuple(_instruction(row) for row in self._rows[: self._length].tolist()))
+        rows = self._observed.reshape(-1, _WIDTH)[: self._length].tolist()
+        return Program(tuple([_instruction(row) for row in rows]))
 
     @property
     def oracle(self) -> Oracle:
@@ -149,10 +153,10 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an empty program. There are no options."""
         super().reset(seed=seed)
-        self._rows[:] = 0
+        self._observed[:] = 0
         self._length, self._over = 0, False
         self._print_if_human()
-        return self._rows.flatten(), {}
+        return self._observed.copy(), {}
 
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """Appends an instruction, or stops; the last step evaluates the program.
@@ -164,13 +168,13 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over (or has not begun): call reset() first")
         numbers = self.search_space.check_action(action)
-        length = self._length
-        if numbers[0] == STOP or length + 1 == len(self._rows):
-            return self._end(None if numbers[0] == STOP else _row(numbers))
-        self._rows[length] = _row(numbers)
-        self._length = length + 1
+        if numbers[0] == STOP:
+            return self._end(None)
+        if self._length + 1 == self.search_space.max_instructions:
+            return self._end(_row(numbers))
+        self._write(_row(numbers))
         self._print_if_human()
-        return self._rows.flatten(), 0.0, False, False, {}
+        return self._observed.copy(), 0.0, False, False, {}
 
     def _end(self, last: tuple[int, ...] | None) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """The step that ends the episode, with a last instruction or without."""
@@ -179,8 +183,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         # Only now: if the evaluation fails or is interrupted, the step has not happened and can be taken again.
         self._over, self.last_evaluation = True, evaluation
         if last is not None:
-            self._rows[self._length] = last
-            self._length += 1
+            self._write(last)
         finite = evaluation.status == "ok"
         reward = max(-evaluation.loss, self.failure_reward) if finite else self.failure_reward
         info = {
@@ -189,7 +192,12 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
             "status": evaluation.status,
         }
         self._print_if_human()
-        return self._rows.flatten(), reward, True, False, info
+        return self._observed.copy(), reward, True, False, info
+
+    def _write(self, row: tuple[int, ...]) -> None:
+        start = self._length * _WIDTH
+        self._observed[start : start + _WIDTH] = row
+        self._length += 1
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
@@ -231,11 +239,11 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"the state's program is not in this env's {self.search_space}:\n{program}")
         if not over and len(program) == self.search_space.max_instructions:
             raise ValueError(f"'over' must be true for a program of the full {len(program)} instructions")
-        self._rows[:] = 0
-        for number, instruction in enumerate(program):
-            self._rows[number] = _row(self.search_space.encode(instruction).tolist())
-        self._length, self._over = len(program), over
-        return self._rows.flatten()
+        self._observed[:] = 0
+        self._length, self._over = 0, over
+        for instruction in program:
+            self._write(_row(self.search_space.encode(instruction).tolist()))
+        return self._observed.copy()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NOSBenchEnv:
         twin = memo[id(self)] = type(self).__new__(type(self))
@@ -257,9 +265,6 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
             print(self._text(), end="\n\n", flush=True)
 
 
-_ARITIES = [FUNCTIONS[name].arity for name in FUNCTION_NAMES]
-
-
 def _row(numbers: Sequence[int]) -> tuple[int, ...]:
     """An action as the observation shows it: one more, and 0 for the inputs that the function does not take."""
     function, first, second, third, output = numbers
@@ -269,6 +274,6 @@ def _row(numbers: Sequence[int]) -> tuple[int, ...]:
 
 def _instruction(row: Sequence[int]) -> Instruction:
     """The instruction that a row of the observation shows."""
-    function, *inputs, output = row
-    slots = tuple([slot - 1 for slot in inputs if slot])
-    return Instruction(FUNCTION_NAMES[function - 1], slots, output - 1 + FIRST_WRITABLE_SLOT)
+    function, first, second, third, output = row
+    inputs = (first - 1, second - 1, third - 1)[: _ARITIES[function - 1]]
+    return Instruction(FUNCTION_NAMES[function - 1], inputs, output - 1 + FIRST_WRITABLE_SLOT)

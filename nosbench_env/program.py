@@ -57,14 +57,19 @@ class Instruction:
 
     def __post_init__(self) -> None:
         # Nearly all instructions come from our own code and are plain and right: this is for them to be cheap.
-        inputs, output = self.inputs, self.output
-        if type(self.function) is str and type(inputs) is tuple and type(output) is int:
-            right = len(inputs) == _ARITIES.get(self.function) and FIRST_WRITABLE_SLOT <= output < MAX_SLOTS
-            for slot in inputs:
-                right = right and type(slot) is int and 0 <= slot < MAX_SLOTS
-            if right:
-                return
-        self._check()
+        function, inputs, output = self.function, self.inputs, self.output
+        if (
+            type(function) is not str
+            or type(inputs) is not tuple
+            or len(inputs) != _ARITIES.get(function)
+            or type(output) is not int
+            or not FIRST_WRITABLE_SLOT <= output < MAX_SLOTS
+        ):
+            return self._check()
+        for slot in inputs:
+            if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
+                return self._check()
+        return None
 
     def _check(self) -> None:
         """Says what is wrong, or else brings inputs and output to plain integers."""

@@ -126,6 +126,7 @@ def test_observation_and_program_are_those_of_the_actions_after_every_step(
     env: NOSBenchEnv, actions: list[list[int]]
 ) -> None:
     observation, _ = env.reset()
+    beginning = env.get_state()
     written: list[Instruction] = []
     terminated = False
     for action in actions:
@@ -138,6 +139,7 @@ def test_observation_and_program_are_those_of_the_actions_after_every_step(
         if (instruction := SPACE.decode(action)) is not None:
             written.append(instruction)
         observation, _, terminated, _, _ = env.step(action)
+    assert not env.set_state(beginning).any()
 
 
 def test_observations_are_the_callers_to_keep_and_to_change(env: NOSBenchEnv) -> None:
