@@ -47,6 +47,7 @@ _runs = sql.Table(
     sql.Column("provenance", sql.Text, nullable=False),  # JSON
     sqlite_autoincrement=True,
 )
+_runs_of_key = sql.select(_runs).where(_runs.c.key == sql.bindparam("key")).order_by(_runs.c.id)
 
 
 class StoreError(RuntimeError):
@@ -106,7 +107,7 @@ class ResultStore:
         training whose parameters turned non-finite answers for any number of epochs: NaN from there on.
         """
         with self._connected() as connection:
-            rows = connection.execute(sql.select(_runs).where(_runs.c.key == key).order_by(_runs.c.id)).all()
+            rows = connection.execute(_runs_of_key, {"key": key}).all()
         means: list[float] = []
         stopped_at: int | None = None
         provenance: Mapping[str, Any] = {}
@@ -194,7 +195,7 @@ class ResultStore:
     def _file(self) -> tuple[int, int] | None:
         """Which file the path leads to; None if there is none."""
         try:
-            status = self.path.stat() if self.path is not None else None
+            status = os.stat(self.url.database) if self.url.database else None
         except OSError:
             return None
         return status and (status.st_dev, status.st_ino)

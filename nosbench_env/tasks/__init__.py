@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
@@ -62,7 +62,7 @@ def check_arithmetic(arithmetic: str) -> str:
 
 def check_epochs(epochs: int | None) -> int | None:
     """`epochs` if it is a positive integer, or None for a task's default."""
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, SupportsIndex) or epochs < 1):
+    if epochs is not None and (isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1):
         raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
     if epochs is not None and operator.index(epochs) > MAX_EPOCHS:
         raise ValueError(f"epochs must be at most {MAX_EPOCHS:,}, got {epochs!r}")
@@ -71,6 +71,6 @@ def check_epochs(epochs: int | None) -> int | None:
 
 def check_seed(seed: int) -> int:
     """`seed` if it is an integer from 0 to a million, beyond which seeds would share random streams."""
-    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or not 0 <= seed <= 1_000_000:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= 1_000_000:
         raise ValueError(f"seed must be an integer from 0 to 1,000,000, got {seed!r}")
     return operator.index(seed)
