@@ -93,6 +93,7 @@ class PFNTask:
         *,
         on_step: OnStep | None = None,
         on_curve: OnCurve | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Curve]:
         """Trains once with each program; see `Task.train_programs`."""
         return train_programs_in_turn(self, programs, epochs, seed, on_step, on_curve)

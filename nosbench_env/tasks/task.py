@@ -19,11 +19,21 @@ Status = Literal["ok", "nan", "inf"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one."""
+    """How far a training is.
+
+    Attributes:
+        step: Updates done.
+        steps: Updates in all.
+        loss: The training loss before the last one.
+        index: Which of the programs trained in this call, counted from 0.
+        programs: How many those are.
+    """
 
     step: int
     steps: int
     loss: float
+    index: int = 0
+    programs: int = 1
 
 
 OnStep = Callable[[Progress], None]
@@ -38,15 +48,19 @@ class Curve:
         step_losses: `(epochs, steps per epoch)` float64, the training loss of each step before its update, in the
             task's unit (nats for "pfn"). NaN after the parameters turned non-finite: no further step is computed.
         stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
-            such a curve is finite to its end, and any longer training is known to be NaN from there on.
+            such a curve is finite to its end, and any longer training is known to be NaN from there on. Counted from
+            the beginning of the training, whatever `first_epoch` is.
+        first_epoch: The epoch that row 0 of `step_losses` belongs to: row `i` is epoch `first_epoch + i`. Greater than
+            0 only if no more than the last epochs were asked for.
     """
 
     step_losses: NDArray[np.float64]
     stopped_at: int | None = None
+    first_epoch: int = 0
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:
-        """The mean loss of each epoch, `(epochs,)` float64."""
+        """The mean loss of each epoch from `first_epoch` on, `(epochs,)` float64."""
         means: NDArray[np.float64] = self.step_losses.mean(axis=1)
         return means
 
@@ -109,6 +123,7 @@ class Task(Protocol):
         *,
         on_step: OnStep | None = None,
         on_curve: OnCurve | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Curve]:
         """Trains once with each program, as `train` with `ProgramOptimizer` would; a task may do it faster.
 
@@ -118,5 +133,8 @@ class Task(Protocol):
             seed: As in `train`.
             on_step: As in `train`, for each training.
             on_curve: Called with a program's index and curve as soon as it is known, so that none need be lost.
+            last_epoch_only: A hint that only the last epoch's mean is asked for: a task may then return curves that
+                hold only that epoch (`first_epoch = epochs - 1`), as it can with less work for a program that reads no
+                gradient.
         """
         ...

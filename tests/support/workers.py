@@ -19,6 +19,14 @@ def write_many(path: Path, worker: int, rounds: int, barrier: Any) -> None:
         assert store.get("shared", 1) is not None
 
 
+def read_after(path: Path, key: str, barrier: Any) -> None:
+    """Opens a store together with the other workers, and reads a record."""
+    from nosbench_env.store import ResultStore
+
+    barrier.wait()
+    assert ResultStore(path).get(key, 1) is not None
+
+
 def random_search(path: Path, seed: int, queries: int) -> None:
     """A short random search on the toy task."""
     from nosbench_env import Oracle
