@@ -167,7 +167,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         return self._observation(), 0.0, False, False, {}
 
     def _end(self, program: Program) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        evaluation = self.oracle.query(program, self._epochs, self._training_seed)
+        evaluation = self.oracle.query(program, self._epochs, self._training_seed, last_epoch_only=True)
         # Only now: if the evaluation fails or is interrupted, the step has not happened and can be taken again.
         self._program, self._over, self.last_evaluation = program, True, evaluation
         finite = evaluation.status == "ok"

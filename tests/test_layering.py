@@ -15,8 +15,8 @@ LAYERS = [
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
     {"tasks.training", "tasks.priors", "tasks.pfn_model"},
-    {"tasks.pfn", "tasks.toy", "fingerprints", "store"},
-    {"oracle"},
+    {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints", "store"},
+    {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
     {"env"},
     {"wrappers"},
     {"agents"},

@@ -33,3 +33,14 @@ def random_search(path: Path, seed: int, queries: int) -> None:
     from nosbench_env.agents import Budget, RandomSearch, search
 
     search(RandomSearch(seed=seed), Oracle("toy", path, "cpu"), Budget(queries=queries), epochs=1)
+
+
+def train_two(path: Path) -> None:
+    """Trains with two programs, in worker processes."""
+    from nosbench_env import KNOWN_PROGRAMS, Oracle
+
+    oracle = Oracle("toy", path, "cpu", workers=2)
+    oracle.query_many([KNOWN_PROGRAMS["SGD"], KNOWN_PROGRAMS["Adam"]], epochs=1)
+    assert oracle._pool is not None
+    assert len(oracle._pool._alive) == 2
+    oracle.close()
