@@ -115,7 +115,8 @@ class WorkerPool:
             try:
                 call.run()
             except BaseException:
-                for worker in [worker for worker in self._alive if worker.index is not None]:
+                # Also those not ready yet: what they have said may have been read and not understood.
+                for worker in [worker for worker in self._alive if not worker.idle]:
                     self._end(worker)
                 raise
         if call.failures:
@@ -373,7 +374,9 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _report(programs: Sequence[Program], failures: Mapping[int, str]) -> str:
-    named = "\n\n".join(f"{programs[index]}\n-> {reason}" for index, reason in sorted(failures.items()))
+    named = "\n\n".join(
+        f"{programs[index] or '# the empty program'}\n-> {reason}" for index, reason in sorted(failures.items())
+    )
     return (
         f"{len(failures)} of {len(programs)} programs could not be trained; the others are, and their results are "
         f"kept.\n\n{named}\n\nAsking again tries only these once more. {_IN_PROCESS}"

@@ -224,7 +224,10 @@ def test_a_program_of_ones_own_can_be_the_start(nosbench) -> None:
     assert json.loads(run.out)["best"]["program"] == [["mul", [1, 5], 9]]
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("batch", "folder"), [([], "rs-toy-e5-s0"), (["--batch", "4", "--workers", "2"], "rs-toy-e5-s0-b4")]
+)
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path, batch: list[str], folder: str) -> None:
     command = [
         sys.executable,
         "-m",
@@ -237,12 +240,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
         "5",
         "--budget",
         "100",
+        *batch,
     ]
     environment = os.environ | {"NOSBENCH_STORE": str(tmp_path / "s.sqlite")}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    history = tmp_path / "runs" / "rs-toy-e5-s0" / "history.jsonl"
+    history = tmp_path / "runs" / folder / "history.jsonl"
     deadline = time.monotonic() + 60
     while not (history.exists() and history.stat().st_size > 1000) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -250,7 +254,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "all are kept in runs/rs-toy-e5-s0" in err
+    assert f"all are kept in runs/{folder}" in err
     assert "To go on, run the same command again." in err
     done = history.read_text().splitlines()
     assert 0 < len(done) < 100

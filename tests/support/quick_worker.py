@@ -7,6 +7,7 @@ Run as `quick_worker.py FOLDER '{"sin": "kill", ...}'`: what to do with a progra
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 def misbehave(how: str, reply) -> None:
     if how == "exit":
         sys.exit(7)
+    if how == "orphan":  # a process that outlives it holds its pipe
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(15)"], stdin=subprocess.DEVNULL)
+        os._exit(7)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "stop":
