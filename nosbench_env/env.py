@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -12,8 +13,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.functions import FUNCTIONS
-from nosbench_env.program import Program
-from nosbench_env.search_space import MAX_ARITY, SearchSpace
+from nosbench_env.program import FIRST_WRITABLE_SLOT, Instruction, Program
+from nosbench_env.search_space import FUNCTION_NAMES, MAX_ARITY, STOP, SearchSpace
 from nosbench_env.tasks import check_device_name, check_epochs, check_seed, check_task_name
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Observation = NDArray[np.int64]
 Action = NDArray[np.int64]
+
+_ARITIES = [FUNCTIONS[name].arity for name in FUNCTION_NAMES]
+_WIDTH = 2 + MAX_ARITY  # numbers an instruction
 
 
 class UnknownRenderMode(ValueError, TypeError):
@@ -117,7 +121,10 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if store is not None and not isinstance(store, (str, Path)):
             raise ValueError(f"store must be a file or a URL sqlite:///file, got {store!r}")
         self._injected = self._oracle = oracle
-        self._program = Program()
+        # The state: the observation, which tells the program; how many instructions it has; whether it is complete.
+        # Instructions are made when somebody asks for them: making one takes as long as a step.
+        self._observed = np.zeros(max_instructions * _WIDTH, dtype=np.int64)
+        self._length = 0
         self._over = True  # until reset
 
         function_choices, *slot_choices = self.search_space.action_sizes
@@ -129,7 +136,8 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     @property
     def program(self) -> Program:
         """The program so far."""
-        return self._program
+        rows = self._observed.reshape(-1, _WIDTH)[: self._length].tolist()
+        return Program(tuple([_instruction(row) for row in rows]))
 
     @property
     def oracle(self) -> Oracle:
@@ -145,9 +153,10 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an empty program. There are no options."""
         super().reset(seed=seed)
-        self._program, self._over = Program(), False
+        self._observed[:] = 0
+        self._length, self._over = 0, False
         self._print_if_human()
-        return self._observation(), {}
+        return self._observed.copy(), {}
 
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """Appends an instruction, or stops; the last step evaluates the program.
@@ -158,31 +167,41 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         """
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over (or has not begun): call reset() first")
-        instruction = self.search_space.decode(action)
-        program = self._program if instruction is None else Program((*self._program, instruction))
-        if instruction is None or len(program) == self.search_space.max_instructions:
-            return self._end(program)
-        self._program = program
+        numbers = self.search_space.check_action(action)
+        if numbers[0] == STOP:
+            return self._end(None)
+        if self._length + 1 == self.search_space.max_instructions:
+            return self._end(_row(numbers))
+        self._write(_row(numbers))
         self._print_if_human()
-        return self._observation(), 0.0, False, False, {}
+        return self._observed.copy(), 0.0, False, False, {}
 
-    def _end(self, program: Program) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+    def _end(self, last: tuple[int, ...] | None) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The step that ends the episode, with a last instruction or without."""
+        program = self.program if last is None else Program((*self.program, _instruction(last)))
         evaluation = self.oracle.query(program, self._epochs, self._training_seed, last_epoch_only=True)
         # Only now: if the evaluation fails or is interrupted, the step has not happened and can be taken again.
-        self._program, self._over, self.last_evaluation = program, True, evaluation
+        self._over, self.last_evaluation = True, evaluation
+        if last is not None:
+            self._write(last)
         finite = evaluation.status == "ok"
         reward = max(-evaluation.loss, self.failure_reward) if finite else self.failure_reward
         info = {
-            "program": str(self._program),
+            "program": str(program),
             "loss": evaluation.loss if finite else None,
             "status": evaluation.status,
         }
         self._print_if_human()
-        return self._observation(), reward, True, False, info
+        return self._observed.copy(), reward, True, False, info
+
+    def _write(self, row: tuple[int, ...]) -> None:
+        start = self._length * _WIDTH
+        self._observed[start : start + _WIDTH] = row
+        self._length += 1
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
-        return self.search_space.action_masks(len(self._program))
+        return self.search_space.action_masks(self._length)
 
     def render(self) -> str | None:
         """The program so far, and its loss once it is evaluated ("ansi"); "human" prints this by itself."""
@@ -199,7 +218,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
 
     def get_state(self) -> dict[str, Any]:
         """The state as JSON data, for `set_state`."""
-        return {"program": self._program.to_json(), "over": self._over}
+        return {"program": self.program.to_json(), "over": self._over}
 
     def set_state(self, state: dict[str, Any]) -> Observation:
         """Returns to a state of `get_state`, also of another env or process.
@@ -220,8 +239,11 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"the state's program is not in this env's {self.search_space}:\n{program}")
         if not over and len(program) == self.search_space.max_instructions:
             raise ValueError(f"'over' must be true for a program of the full {len(program)} instructions")
-        self._program, self._over = program, over
-        return self._observation()
+        self._observed[:] = 0
+        self._length, self._over = 0, over
+        for instruction in program:
+            self._write(_row(self.search_space.encode(instruction).tolist()))
+        return self._observed.copy()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NOSBenchEnv:
         twin = memo[id(self)] = type(self).__new__(type(self))
@@ -231,19 +253,27 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_oracle": self._injected}  # elsewhere it is made again from the arguments
 
-    def _observation(self) -> Observation:
-        observation = np.zeros((self.search_space.max_instructions, 2 + MAX_ARITY), dtype=np.int64)
-        for row, instruction in zip(observation, self._program, strict=False):
-            row[:] = self.search_space.encode(instruction) + 1
-            row[1 + FUNCTIONS[instruction.function].arity : 1 + MAX_ARITY] = 0
-        return observation.ravel()
-
     def _text(self) -> str:
-        lines = [f"{number:3}  {instruction}" for number, instruction in enumerate(self._program, start=1)]
-        if self._over and self.last_evaluation is not None and self.last_evaluation.program == self._program:
+        program = self.program
+        lines = [f"{number:3}  {instruction}" for number, instruction in enumerate(program, start=1)]
+        if self._over and self.last_evaluation is not None and self.last_evaluation.program == program:
             lines.append(f"loss {self.last_evaluation.loss:.4f} ({self.last_evaluation.status})")
         return "\n".join(lines) or "(empty program)"
 
     def _print_if_human(self) -> None:
         if self.render_mode == "human":
             print(self._text(), end="\n\n", flush=True)
+
+
+def _row(numbers: Sequence[int]) -> tuple[int, ...]:
+    """An action as the observation shows it: one more, and 0 for the inputs that the function does not take."""
+    function, first, second, third, output = numbers
+    arity = _ARITIES[function]
+    return function + 1, first + 1, second + 1 if arity >= 2 else 0, third + 1 if arity >= 3 else 0, output + 1
+
+
+def _instruction(row: Sequence[int]) -> Instruction:
+    """The instruction that a row of the observation shows."""
+    function, first, second, third, output = row
+    inputs = (first - 1, second - 1, third - 1)[: _ARITIES[function - 1]]
+    return Instruction(FUNCTION_NAMES[function - 1], inputs, output - 1 + FIRST_WRITABLE_SLOT)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nosbench_env.optimizer import ProgramOptimizer
-from nosbench_env.program import Program
+from nosbench_env.functions import FUNCTIONS
+from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program
 from nosbench_env.tasks.task import Status, loss_status
 from nosbench_env.tasks.training import exact_arithmetic
 
@@ -19,8 +21,9 @@ Method = Literal["paper"]
 
 # The probe of the paper's code. Appendix B gives its form; the numbers are the code's.
 _SEED, _DIMENSIONS, _SCALE = 42, 10, 0.1
-_STEPS, _TARGET = 10, -0.5
+_STEPS, _TARGET = 10, np.float32(-0.5)
 _DECAY, _WEIGHT = 0.9, 0.1  # of the running average, which starts at 0
+_ONE, _TWO = np.float32(1), np.float32(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +70,66 @@ def fingerprint(program: Program, method: Method = "paper") -> Fingerprint:
 
 @lru_cache(maxsize=4096)
 def _paper_proxy(program: Program) -> Fingerprint:
-    average = 0.0
-    with exact_arithmetic():
-        a, b, start = _probe()
-        x = torch.nn.Parameter(start.clone())
-        optimizer = ProgramOptimizer([x], program)
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            z = torch.linalg.vector_norm(x @ a + b)
-            loss = (z**2 / (z**2 + 1) - _TARGET).abs()
-            value = loss.item()
+    """What `ProgramOptimizer` and autograd would do on the probe, to the last bit, without their overhead."""
+    code, average = _live_code(program), 0.0
+    # numpy would warn where torch does not: the loss of a diverging program overflows.
+    with exact_arithmetic(), torch.inference_mode(), np.errstate(all="ignore"):
+        a, b, start, fixed_slots, steps = _probe()
+        x, gradient, slope = start.clone(), torch.empty_like(start), torch.empty(())
+        x_row, gradient_row, a_transposed = x.unsqueeze(0), gradient.unsqueeze(0), a.t()  # views, for torch.mm
+        memory = [*fixed_slots]
+        for step in steps:
+            y = torch.mm(x_row, a) + b
+            norm = torch.linalg.vector_norm(y)
+            z = np.float32(norm.item())
+            square = z * z
+            fraction = square / (square + _ONE)
+            value = float(fraction - _TARGET)  # not negative, so it is its own absolute value
             if not math.isfinite(value):
                 return Fingerprint("paper-1", loss_status(value), None)
             average = _DECAY * average + _WEIGHT * value
-            loss.backward()
-            optimizer.step()
+            if step is steps[-1]:
+                break  # no loss follows that its update could change
+
+            # The gradient, in the order of operations of autograd, which decides how it rounds: numerator and
+            # denominator of the fraction each contribute to the derivative by z.
+            denominator = square + _ONE
+            slope.fill_(float(_ONE / denominator * (_TWO * z) - fraction / denominator * (_TWO * z)))
+            direction = y / norm if z else torch.zeros_like(y)
+            torch.mm(slope * direction, a_transposed, out=gradient_row)
+
+            memory[PARAM], memory[GRAD], memory[STEP] = x, gradient, step
+            update = fixed_slots[FIRST_WRITABLE_SLOT]  # zero
+            for function, inputs, output in code:
+                update = memory[output] = function(*[memory[slot] for slot in inputs])
+            x.sub_(update)
     return Fingerprint("paper-1", "ok", average)
 
 
+def _live_code(program: Program) -> list[tuple[Callable[..., Tensor], tuple[int, ...], int]]:
+    """Torch code, inputs and output of the instructions that reach the update, now or through a slot read later."""
+    live: list[tuple[Callable[..., Tensor], tuple[int, ...], int]] = []
+    read_later: set[int] = set()  # slots whose value at the end of a step the next one may read
+    while True:
+        live, needed = [], set(read_later)
+        for number, instruction in reversed(list(enumerate(program, start=1))):
+            if number == len(program) or instruction.output in needed:
+                needed.discard(instruction.output)
+                needed.update(instruction.inputs)
+                live.append((FUNCTIONS[instruction.function].torch_code, instruction.inputs, instruction.output))
+        if needed <= read_later:
+            return live[::-1]
+        read_later |= needed
+
+
 @cache
-def _probe() -> tuple[Tensor, Tensor, Tensor]:
+def _probe() -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """The loss's constants, the parameter at the start, the memory before the first step, and the step numbers."""
     generator = torch.Generator().manual_seed(_SEED)
     a = torch.randn(_DIMENSIONS, _DIMENSIONS, generator=generator) * _SCALE
     b = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
-    return a, b, torch.randn(_DIMENSIONS, generator=generator) * _SCALE
+    start = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
+    memory = [torch.tensor(0.0)] * MAX_SLOTS
+    for slot, value in CONSTANTS.items():
+        memory[slot] = torch.tensor(value)
+    return a, b, start, memory, [torch.tensor(float(step)) for step in range(1, _STEPS + 1)]

@@ -12,6 +12,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from nosbench_env.compiled.cpu import CompiledProgram
+from nosbench_env.compiled.cuda import cuda_kernels
+from nosbench_env.compiled.device import DeviceProgram
 from nosbench_env.functions import FUNCTIONS
 from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, PARAM, STEP, Program
 
@@ -27,10 +30,13 @@ class ProgramOptimizer(torch.optim.Optimizer):
         params: Parameters, or parameter groups, as `torch.optim.Optimizer` takes them; real floating point.
         program: The program to run.
         lr: Multiplier of the update. The benchmark always uses 1; programs contain their own learning rate.
+        fused: Run the program compiled, in a few passes over memory: the same results, but for the last bit, several
+            times as fast as an operation an instruction. For contiguous float32 parameters on a CPU or a GPU.
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If `lr` is not a finite number >= 0, or a parameter is not real floating point.
+        ValueError: If `lr` is not a finite number >= 0, or a parameter is not real floating point, or is not what
+            `fused` takes.
 
     >>> from nosbench_env import KNOWN_PROGRAMS
     >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -41,17 +47,19 @@ class ProgramOptimizer(torch.optim.Optimizer):
     tensor([0.9900, 0.9900])
     """
 
-    def __init__(self, params: Iterable[Any], program: Program, lr: float = 1.0) -> None:
+    def __init__(self, params: Iterable[Any], program: Program, lr: float = 1.0, *, fused: bool = False) -> None:
         if not isinstance(program, Program):
             raise TypeError(f"program must be a Program, got {type(program).__name__}")
         self.program = program
+        self.fused = fused
+        self._compiled: dict[torch.device, CompiledProgram | DeviceProgram] = {}
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, with its own `lr` if it names one (see `torch.optim.Optimizer.add_param_group`)."""
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            _check_group(self.param_groups[-1], fused=self.fused)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -75,21 +83,42 @@ class ProgramOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
+            params = [param for param in group["params"] if param.grad is not None]
+            if self.fused:
+                self._step_fused(params, group["lr"])
+            else:
+                for param in params:
                     param.add_(self._update(param), alpha=-group["lr"])
         return loss
 
-    def _update(self, param: Tensor) -> Tensor:
-        """Runs the program once for one tensor: advances its step and memory, returns the update (0-d or its shape)."""
+    def _step_fused(self, params: list[Tensor], lr: float) -> None:
+        """Runs the compiled program on all tensors at once that have been stepped equally often."""
+        by_step: dict[tuple[int, torch.device], list[Tensor]] = {}
+        for param in params:
+            _check_fused(param)
+            state = self._advance(param)
+            by_step.setdefault((state["step"], param.device), []).append(param)
+        for (step, device), alike in by_step.items():
+            if device not in self._compiled:
+                self._compiled[device] = _compile(self.program, device)
+            grads = [param.grad.contiguous() for param in alike if param.grad is not None]
+            self._compiled[device].step(alike, grads, [self.state[param]["memory"] for param in alike], step, lr=lr)
+
+    def _advance(self, param: Tensor) -> dict[str, Any]:
+        """The state of a tensor, its step counted one further."""
         if param.grad is None or param.grad.is_sparse:
             raise RuntimeError("ProgramOptimizer does not support sparse gradients")
-        state = self.state[param]
+        state: dict[str, Any] = self.state[param]
         if not state:
             state["step"] = 0
             state["memory"] = {}
         state["step"] += 1
+        return state
 
+    def _update(self, param: Tensor) -> Tensor:
+        """Runs the program once for one tensor: advances its step and memory, returns the update (0-d or its shape)."""
+        state = self._advance(param)
+        assert param.grad is not None
         # All functions return fresh storage, so a slot never aliases another slot, the parameter or its gradient.
         dtype = torch.promote_types(param.dtype, torch.float32)
         step = torch.tensor(float(state["step"]), dtype=dtype, device=param.device)
@@ -130,7 +159,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
                 self.state[param]["memory"] = {slot: value.to(param.device) for slot, value in memory.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"program": self.program}
+        return super().__getstate__() | {"program": self.program, "fused": self.fused, "_compiled": {}}
 
     def __repr__(self) -> str:
         groups = super().__repr__().partition("(")[2]
@@ -145,7 +174,24 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[dict[int, Tens
         return constants, torch.tensor(0.0, dtype=dtype, device=device)
 
 
-def _check_group(group: dict[str, Any]) -> None:
+def _compile(program: Program, device: torch.device) -> CompiledProgram | DeviceProgram:
+    if device.type == "cpu":
+        return CompiledProgram(program)
+    kernels = cuda_kernels(device)
+    if kernels is None:
+        raise RuntimeError(f"fused=True needs kernels that can't be had on {device}; use fused=False")
+    return DeviceProgram(program, kernels)
+
+
+def _check_fused(param: Tensor) -> None:
+    if param.device.type not in ("cpu", "cuda") or param.dtype != torch.float32 or not param.is_contiguous():
+        raise ValueError(
+            f"fused=True takes contiguous float32 parameters on a CPU or a GPU, got {param.dtype} on {param.device}"
+            f"{'' if param.is_contiguous() else ', not contiguous'}; use fused=False for others"
+        )
+
+
+def _check_group(group: dict[str, Any], *, fused: bool) -> None:
     lr = group["lr"]
     if isinstance(lr, bool) or not isinstance(lr, Real) or not math.isfinite(lr) or lr < 0:
         raise ValueError(f"lr must be a finite number >= 0, got {lr!r}")
@@ -153,3 +199,5 @@ def _check_group(group: dict[str, Any]) -> None:
     for param in group["params"]:
         if not param.is_floating_point():
             raise ValueError(f"parameters must be real floating point, got {param.dtype}")
+        if fused:
+            _check_fused(param)

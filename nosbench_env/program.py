@@ -20,8 +20,10 @@ MAX_SLOTS = 256
 MAX_INSTRUCTIONS = 1024
 _MAX_TEXT = 1 << 18
 
-_SLOT_NAMES = {PARAM: "param", GRAD: "grad", STEP: "step"} | {slot: repr(value) for slot, value in CONSTANTS.items()}
-_SLOTS_BY_NAME = {name: slot for slot, name in _SLOT_NAMES.items()}
+_ARITIES = {name: function.arity for name, function in FUNCTIONS.items()}
+_FIXED_SLOTS = {PARAM: "param", GRAD: "grad", STEP: "step"} | {slot: repr(value) for slot, value in CONSTANTS.items()}
+_SLOT_NAMES = [_FIXED_SLOTS.get(slot, f"r{slot}") for slot in range(MAX_SLOTS)]
+_SLOTS_BY_NAME = {name: slot for slot, name in _FIXED_SLOTS.items()}
 _SLOTS_BY_VALUE = {value: slot for slot, value in CONSTANTS.items()}
 
 _LINE = re.compile(r"\s*(?P<output>\w+)\s*=\s*(?P<function>\w+)\s*\((?P<inputs>[^()]*)\)\s*", re.ASCII)
@@ -54,6 +56,23 @@ class Instruction:
     output: int
 
     def __post_init__(self) -> None:
+        # Nearly all instructions come from our own code and are plain and right: this is for them to be cheap.
+        function, inputs, output = self.function, self.inputs, self.output
+        if (
+            type(function) is not str
+            or type(inputs) is not tuple
+            or len(inputs) != _ARITIES.get(function)
+            or type(output) is not int
+            or not FIRST_WRITABLE_SLOT <= output < MAX_SLOTS
+        ):
+            return self._check()
+        for slot in inputs:
+            if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
+                return self._check()
+        return None
+
+    def _check(self) -> None:
+        """Says what is wrong, or else brings inputs and output to plain integers."""
         if not isinstance(self.function, str):
             raise InvalidProgram(f"function must be a name, got {_shown(self.function)}")
         if self.function not in FUNCTIONS:
@@ -73,8 +92,8 @@ class Instruction:
             )
 
     def __str__(self) -> str:
-        inputs = ", ".join(slot_name(slot) for slot in self.inputs)
-        return f"{slot_name(self.output)} = {self.function}({inputs})"
+        inputs = ", ".join([_SLOT_NAMES[slot] for slot in self.inputs])
+        return f"{_SLOT_NAMES[self.output]} = {self.function}({inputs})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -160,7 +179,7 @@ class Program(Sequence[Instruction]):
         return cls(tuple(instructions))
 
     def __str__(self) -> str:
-        return "\n".join(str(instruction) for instruction in self.instructions)
+        return "\n".join(map(str, self.instructions))
 
     def __repr__(self) -> str:
         return f"Program.parse({'; '.join(str(instruction) for instruction in self.instructions)!r})"
@@ -179,11 +198,6 @@ class Program(Sequence[Instruction]):
         if isinstance(index, slice):
             return Program(self.instructions[index])
         return self.instructions[index]
-
-
-def slot_name(slot: int) -> str:
-    """How the text form writes a memory slot: `param`, `0.01`, `r9`, ..."""
-    return _SLOT_NAMES.get(slot, f"r{slot}")
 
 
 def _parse_statement(statement: str) -> Instruction:

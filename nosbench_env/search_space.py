@@ -22,6 +22,7 @@ from nosbench_env.program import (
 FUNCTION_NAMES = tuple(FUNCTIONS)
 STOP = len(FUNCTION_NAMES)  # the function number of the action that ends a program
 MAX_ARITY = max(function.arity for function in FUNCTIONS.values())
+_ACTION_SHAPE = (2 + MAX_ARITY,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +149,32 @@ class SearchSpace:
         Raises:
             ValueError: If the action is not five integers within `action_sizes`.
         """
-        values = np.asarray(action)
-        sizes = np.array(self.action_sizes)
-        if (
-            values.shape != sizes.shape
-            or values.dtype.kind not in "iu"
-            or (values < 0).any()
-            or (values >= sizes).any()
-        ):
-            raise ValueError(f"an action is {len(sizes)} integers below {sizes.tolist()}, got {action!r}")
-        function, *inputs, output = values.tolist()
+        function, *inputs, output = self.check_action(action)
         if function == STOP:
             return None
         name = FUNCTION_NAMES[function]
         return Instruction(name, tuple(inputs[: FUNCTIONS[name].arity]), output + FIRST_WRITABLE_SLOT)
+
+    def check_action(self, action: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[int, int, int, int, int]:
+        """The five numbers of an action: function or `STOP`, inputs, output less 9.
+
+        Raises:
+            ValueError: If the action is not five integers within `action_sizes`.
+        """
+        values = np.asarray(action)
+        if values.dtype.kind in "iu" and values.shape == _ACTION_SHAPE:
+            function, first, second, third, output = values.tolist()
+            slots = self.memory_size
+            if (
+                0 <= function <= STOP
+                and 0 <= first < slots
+                and 0 <= second < slots
+                and 0 <= third < slots
+                and 0 <= output < slots - FIRST_WRITABLE_SLOT
+            ):
+                return function, first, second, third, output
+        sizes = list(self.action_sizes)
+        raise ValueError(f"an action is {len(sizes)} integers below {sizes}, got {action!r}")
 
     @property
     def stop_action(self) -> NDArray[np.int64]:

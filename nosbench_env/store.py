@@ -48,6 +48,7 @@ _runs = sql.Table(
     sql.Column("first_epoch", sql.Integer, nullable=False, server_default="0"),  # last, where ALTER TABLE adds it
     sqlite_autoincrement=True,
 )
+_runs_of_key = sql.select(_runs).where(_runs.c.key == sql.bindparam("key")).order_by(_runs.c.id)
 
 
 class StoreError(RuntimeError):
@@ -115,7 +116,7 @@ class ResultStore:
             last_epoch_only: Whether the last epoch is enough; if it is all that is known, the record holds no other.
         """
         with self._connected() as connection:
-            rows = connection.execute(sql.select(_runs).where(_runs.c.key == key).order_by(_runs.c.id)).all()
+            rows = connection.execute(_runs_of_key, {"key": key}).all()
         means: dict[int, float] = {}
         last: Record | None = None  # the oldest that holds the last epoch
         for record in (self._record(row) for row in rows):
@@ -207,7 +208,7 @@ class ResultStore:
     def _file(self) -> tuple[int, int] | None:
         """Which file the path leads to; None if there is none."""
         try:
-            status = self.path.stat() if self.path is not None else None
+            status = os.stat(self.url.database) if self.url.database else None
         except OSError:
             return None
         return status and (status.st_dev, status.st_ino)

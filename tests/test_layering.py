@@ -11,10 +11,18 @@ LAYERS = [
     {"functions"},
     {"program"},
     {"known_programs", "search_space"},
+    {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
+    {"compiled.schedule"},
+    {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops"},
+    {"compiled.interpreter"},
+    {"compiled.device"},
     {"optimizer"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
     {"tasks.training", "tasks.priors", "tasks.pfn_model"},
+    {"tasks.pfn_population"},
+    {"tasks.pfn_data"},
+    {"tasks.pfn_training"},
     {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints", "store"},
     {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
     {"env"},

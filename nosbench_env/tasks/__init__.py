@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
@@ -23,14 +23,19 @@ TASKS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def make_task(name: str, device: str = "auto") -> Task:
+def make_task(name: str, device: str = "auto", arithmetic: str = "float32") -> Task:
     """Makes a task of `TASKS`: "pfn" is the paper's, "toy" takes less than a second.
 
+    Args:
+        name: A name in `TASKS`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        arithmetic: "float32", or "tf32", which is faster on a GPU and less exact; its results have keys of their own.
+
     Raises:
-        ValueError: If the name or the device is unknown, or the device not available.
+        ValueError: If the name, the device or the arithmetic is unknown, or not available.
     """
     module, _, class_name = TASKS[check_task_name(name)].partition(":")
-    task: Task = getattr(import_module(module), class_name)(device=device)
+    task: Task = getattr(import_module(module), class_name)(device=device, arithmetic=check_arithmetic(arithmetic))
     return task
 
 
@@ -48,9 +53,16 @@ def check_device_name(device: str) -> str:
     return device
 
 
+def check_arithmetic(arithmetic: str) -> str:
+    """`arithmetic` if it is the name of one."""
+    if arithmetic not in ("float32", "tf32"):
+        raise ValueError(f"unknown arithmetic {arithmetic!r}; known are 'float32' and 'tf32'")
+    return arithmetic
+
+
 def check_epochs(epochs: int | None) -> int | None:
     """`epochs` if it is a positive integer, or None for a task's default."""
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, SupportsIndex) or epochs < 1):
+    if epochs is not None and (isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1):
         raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
     if epochs is not None and operator.index(epochs) > MAX_EPOCHS:
         raise ValueError(f"epochs must be at most {MAX_EPOCHS:,}, got {epochs!r}")
@@ -59,6 +71,6 @@ def check_epochs(epochs: int | None) -> int | None:
 
 def check_seed(seed: int) -> int:
     """`seed` if it is an integer from 0 to a million, beyond which seeds would share random streams."""
-    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or not 0 <= seed <= 1_000_000:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= 1_000_000:
         raise ValueError(f"seed must be an integer from 0 to 1,000,000, got {seed!r}")
     return operator.index(seed)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pfns.model.bar_distribution import FullSupportBarDistribution, get_bucket_borders
+from pfns.model.bar_distribution import FullSupportBarDistribution
 from torch import Tensor, nn
 
+from nosbench_env.compiled.lowering import lower
 from nosbench_env.program import Program
-from nosbench_env.tasks import check_epochs, check_seed
-from nosbench_env.tasks.pfn_model import PFN
-from nosbench_env.tasks.priors import sample_ridge_regression
-from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep
+from nosbench_env.tasks import check_arithmetic, check_epochs, check_seed
+from nosbench_env.tasks.pfn_data import bucket_borders, context_sizes, initial_model, sample_batch
+from nosbench_env.tasks.pfn_training import largest_population, make_engine, train_population
+from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress
 from nosbench_env.tasks.training import (
     exact_arithmetic,
     resolve_device,
-    seeded,
     train_model,
-    train_programs_in_turn,
 )
-
-NUM_DATASETS, NUM_POINTS, NUM_FEATURES = 8, 20, 1  # a batch
-NUM_BUCKETS = 100
-NUM_BORDER_DATASETS = 100_000  # data sets whose quantiles are the bucket borders
-
-# Seeds of the paper's code, at seed 0. Other seeds are so far off that no stream is shared.
-BASE_SEED = 42
-SEED_STRIDE = 10**6
 
 
 class PFNTask:
@@ -44,19 +35,31 @@ class PFNTask:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU: faster, and results of
+            their own, under keys of their own.
+        population: How many programs `train_programs` trains side by side; None for one on a CPU (more gain nothing
+            there) and what fits the memory on a GPU.
 
     Raises:
-        ValueError: If the device is unknown or not available.
+        ValueError: If the device is unknown or not available, or can't do the arithmetic, or `population` is not a
+            positive integer.
     """
 
     name = "pfn"
     version = 1
-    arithmetic = "float32"
     default_epochs = 20  # Appendix F
     steps_per_epoch = 100
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", arithmetic: str = "float32", population: int | None = None) -> None:
         self.device = resolve_device(device)
+        self.arithmetic = check_arithmetic(arithmetic)
+        if arithmetic == "tf32" and torch.device(self.device).type != "cuda":
+            raise ValueError(f"arithmetic 'tf32' needs a GPU, the device is {self.device!r}; use 'float32'")
+        if population is not None and (
+            isinstance(population, bool) or not isinstance(population, int) or population < 1
+        ):
+            raise ValueError(f"population must be a positive integer or None, got {population!r}")
+        self.population = population
 
     def train(
         self,
@@ -69,12 +72,11 @@ class PFNTask:
     ) -> Curve:
         """Trains with any optimizer; see `Task.train`."""
         epochs, seed = check_epochs(epochs) or self.default_epochs, check_seed(seed)
-        with exact_arithmetic():
+        with exact_arithmetic(tf32=self.arithmetic == "tf32"):
             contexts = context_sizes(epochs * self.steps_per_epoch, seed)
             # The loss of pfns counts what it has seen in its buffers; a fresh one leaves no trace between trainings.
             criterion = FullSupportBarDistribution(bucket_borders(), ignore_nan_targets=True).to(self.device)
-            with seeded(BASE_SEED + SEED_STRIDE * seed):
-                model = PFN(NUM_FEATURES, NUM_BUCKETS).to(self.device)
+            model = initial_model(seed).to(self.device)
 
             def batch_loss(model: nn.Module, step: int) -> Tensor:
                 x, y = (data.to(self.device) for data in sample_batch(step, seed))
@@ -96,26 +98,73 @@ class PFNTask:
         last_epoch_only: bool = False,
     ) -> list[Curve]:
         """Trains once with each program; see `Task.train_programs`."""
-        return train_programs_in_turn(self, programs, epochs, seed, on_step, on_curve)
+        epochs, seed = check_epochs(epochs) or self.default_epochs, check_seed(seed)
+        curves: dict[int, Curve] = {}
+        with exact_arithmetic(tf32=self.arithmetic == "tf32"):
+            for group in _alike(programs):
+                waiting = list(group)
+                size = self._population_size([programs[index] for index in waiting])
+                while waiting:
+                    part = waiting[:size]
+                    try:
+                        self._train_population(
+                            programs, part, epochs, seed, on_step, on_curve, curves, last_epoch_only=last_epoch_only
+                        )
+                    except torch.OutOfMemoryError:
+                        if len(part) == 1:
+                            raise
+                        size = len(part) // 2
+                    if torch.device(self.device).type == "cuda":
+                        torch.cuda.empty_cache()
+                    waiting = [index for index in waiting if index not in curves]
+        return [curves[index] for index in range(len(programs))]
+
+    def _train_population(
+        self,
+        programs: Sequence[Program],
+        part: Sequence[int],
+        epochs: int,
+        seed: int,
+        on_step: OnStep | None,
+        on_curve: OnCurve | None,
+        curves: dict[int, Curve],
+        *,
+        last_epoch_only: bool,
+    ) -> None:
+        """Trains those of `programs` that `part` names side by side; adds each curve to `curves` when it is known."""
+
+        def step_done(model: int, progress: Progress) -> None:
+            if on_step is not None:
+                on_step(replace(progress, index=part[model], programs=len(programs)))
+
+        def curve_known(model: int, curve: Curve) -> None:
+            curves[part[model]] = curve
+            if on_curve is not None:
+                on_curve(part[model], curve)
+
+        chosen = [programs[index] for index in part]
+        needs_training = any(lower(program).reads_gradient for program in chosen)
+        train_population(
+            make_engine(chosen, seed, epochs * self.steps_per_epoch, torch.device(self.device)),
+            len(part),
+            epochs,
+            self.steps_per_epoch,
+            last_epoch_only=last_epoch_only and not needs_training,
+            on_step=step_done,
+            on_curve=curve_known,
+        )
+
+    def _population_size(self, programs: Sequence[Program]) -> int:
+        """How many programs to train side by side."""
+        if self.population is not None:
+            return self.population
+        return largest_population(programs, torch.device(self.device))
 
 
-def sample_batch(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The batch of a step (counted over the whole training), on the CPU: `x` `(20, 8, 1)` and `y` `(20, 8)`."""
-    generator = torch.Generator().manual_seed(step + SEED_STRIDE * seed)
-    return sample_ridge_regression(generator, NUM_DATASETS, NUM_POINTS, NUM_FEATURES)
-
-
-def context_sizes(num_steps: int, seed: int = 0) -> list[int]:
-    """How many points are context in each of the first `num_steps` steps."""
-    generator = torch.Generator().manual_seed(BASE_SEED + SEED_STRIDE * seed)
-    sizes: list[int] = torch.randint(NUM_POINTS, (num_steps,), generator=generator).tolist()
-    return sizes
-
-
-@cache
-def bucket_borders() -> Tensor:
-    """The 101 borders of the predicted distribution's buckets: quantiles of the prior, the same for every seed."""
-    generator = torch.Generator().manual_seed(BASE_SEED)
-    _, y = sample_ridge_regression(generator, NUM_BORDER_DATASETS, NUM_POINTS, NUM_FEATURES)
-    borders: Tensor = get_bucket_borders(NUM_BUCKETS, ys=y)
-    return borders
+def _alike(programs: Sequence[Program]) -> Iterator[list[int]]:
+    """Numbers of the programs that can be trained side by side: with or without gradients."""
+    reads = [lower(program).reads_gradient for program in programs]
+    for wanted in (False, True):
+        group = [index for index, found in enumerate(reads) if found == wanted]
+        if group:
+            yield group

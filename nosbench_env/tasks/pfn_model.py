@@ -46,7 +46,7 @@ class PFN(nn.Module):
         Returns:
             Logits over the buckets, `(points - num_context, data sets, outputs)`.
         """
-        tokens = self.x_encoder((x - 0.5) / math.sqrt(1 / 12))
+        tokens = self.x_encoder(standardise(x))
         context = tokens[:num_context] + self.y_encoder(y[:num_context].unsqueeze(-1))
         tokens = torch.cat([context, tokens[num_context:]])
         for layer in self.layers:
@@ -54,6 +54,11 @@ class PFN(nn.Module):
             tokens = _layer(layer, tokens, num_context)
         logits: Tensor = self.decoder(tokens[num_context:])
         return logits
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Inputs, uniform in [0, 1], with mean 0 and variance 1."""
+    return (x - 0.5) / math.sqrt(1 / 12)
 
 
 def _layer(layer: nn.TransformerEncoderLayer, tokens: Tensor, num_context: int) -> Tensor:

@@ -19,14 +19,9 @@ Status = Literal["ok", "nan", "inf"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is.
+    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one.
 
-    Attributes:
-        step: Updates done.
-        steps: Updates in all.
-        loss: The training loss before the last one.
-        index: Which of the programs trained in this call, counted from 0.
-        programs: How many those are.
+    Of several trainings in one call, it is that of program `index` of `programs`. The loss is NaN where none is known.
     """
 
     step: int
@@ -50,8 +45,7 @@ class Curve:
         stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
             such a curve is finite to its end, and any longer training is known to be NaN from there on. Counted from
             the beginning of the training, whatever `first_epoch` is.
-        first_epoch: The epoch that row 0 of `step_losses` belongs to: row `i` is epoch `first_epoch + i`. Greater than
-            0 only if no more than the last epochs were asked for.
+        first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
     """
 
     step_losses: NDArray[np.float64]

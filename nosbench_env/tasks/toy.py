@@ -32,19 +32,22 @@ class ToyTask:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        arithmetic: "float32"; there is no other.
 
     Raises:
-        ValueError: If the device is unknown or not available.
+        ValueError: If the device is unknown or not available, or the arithmetic is another.
     """
 
     name = "toy"
     version = 1
-    arithmetic = "float32"
     default_epochs = 20
     steps_per_epoch = 10
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = "auto", arithmetic: str = "float32") -> None:
         self.device = resolve_device(device)
+        if arithmetic != "float32":
+            raise ValueError(f"the toy task computes in 'float32' alone, got arithmetic {arithmetic!r}")
+        self.arithmetic = arithmetic
         with exact_arithmetic():
             iris()  # takes a second to load; now, so that the first training takes no longer than the others
 

@@ -117,8 +117,10 @@ def train_programs_in_turn(
 
 
 @contextmanager
-def exact_arithmetic() -> Iterator[None]:
+def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
     """Plain float32 on one thread, whatever the caller has set up; gives the caller's settings back.
+
+    With `tf32`, matrix products on a GPU are of that precision instead.
 
     Losses depend on the number of threads, on autocast and on reduced-precision matrix products in ways that training
     amplifies. Settings and random state belong to the process, so one training runs at a time: a second thread waits.
@@ -136,6 +138,8 @@ def exact_arithmetic() -> Iterator[None]:
         for matmul in matmuls:
             stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
             matmul.fp32_precision = "ieee"
+        if tf32:
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)
         yield

@@ -16,7 +16,16 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 from strategies import action_sequences, programs
 
-from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Oracle, Program, ResultStore, SearchSpace
+from nosbench_env import (
+    FUNCTIONS,
+    KNOWN_PROGRAMS,
+    Instruction,
+    NOSBenchEnv,
+    Oracle,
+    Program,
+    ResultStore,
+    SearchSpace,
+)
 
 SPACE = SearchSpace()
 TOY = {"task": "toy", "epochs": 1, "device": "cpu"}
@@ -101,6 +110,55 @@ def test_observation_tells_the_program_and_nothing_else(env: NOSBenchEnv) -> Non
     assert str(env.program) == "r11 = mul(grad, 0.01)"
 
 
+def observed(program: Program) -> list[int]:
+    """What the class's docstring says an observation is, worked out anew."""
+    rows = [[0] * 5 for _ in range(20)]
+    for row, instruction in zip(rows, program, strict=False):
+        row[0] = list(FUNCTIONS).index(instruction.function) + 1
+        row[1 : 1 + len(instruction.inputs)] = [slot + 1 for slot in instruction.inputs]
+        row[4] = instruction.output - 8
+    return [number for row in rows for number in row]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(action_sequences(SPACE))
+def test_observation_and_program_are_those_of_the_actions_after_every_step(
+    env: NOSBenchEnv, actions: list[list[int]]
+) -> None:
+    observation, _ = env.reset()
+    beginning = env.get_state()
+    written: list[Instruction] = []
+    terminated = False
+    for action in actions:
+        assert env.program == Program(tuple(written))
+        assert observation.tolist() == observed(env.program)
+        assert observation.dtype == env.observation_space.dtype
+        assert np.array_equal(env.fork().set_state(env.get_state()), observation)
+        if terminated:
+            break
+        if (instruction := SPACE.decode(action)) is not None:
+            written.append(instruction)
+        observation, _, terminated, _, _ = env.step(action)
+    assert not env.set_state(beginning).any()
+
+
+def test_observations_are_the_callers_to_keep_and_to_change(env: NOSBenchEnv) -> None:
+    action = SPACE.encode(KNOWN_PROGRAMS["SGD"][3])
+    steps = [lambda: env.reset()[0], lambda: env.step(action)[0], lambda: env.set_state(env.get_state())]
+    steps.append(lambda: env.step(SPACE.stop_action)[0])
+    kept = []
+    for step in steps:
+        observation = step()
+        kept.append((observation, observed(env.program)))
+    env.reset()
+    assert [observation.tolist() for observation, _ in kept] == [expected for _, expected in kept]
+    for step in steps:
+        observation = step()
+        assert observation.tolist() == observed(env.program)
+        observation[:] = 7
+    assert str(env.program) == "r19 = mul(r12, 0.01)"
+
+
 def test_reward_is_the_negative_loss(env: NOSBenchEnv) -> None:
     _, reward, _, _, info = play(env, KNOWN_PROGRAMS["Adam"])
     assert info == {"program": str(KNOWN_PROGRAMS["Adam"]), "loss": -reward, "status": "ok"}
@@ -150,7 +208,7 @@ def test_stepping_without_reset_or_after_the_end_is_refused(oracle: Oracle) -> N
         env.step(SPACE.stop_action)
 
 
-@pytest.mark.parametrize("last", ["stop", "instruction"])
+@pytest.mark.parametrize("last", ["stop", "instruction", "other"])  # other: it is not taken again, but STOP is
 def test_a_step_whose_evaluation_fails_has_not_happened(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
@@ -164,8 +222,10 @@ def test_a_step_whose_evaluation_fails_has_not_happened(
         with pytest.raises(KeyboardInterrupt):
             env.step(action)
     assert len(env.program) == 1
-    assert env.step(action)[2]
-    assert len(env.program) == (1 if last == "stop" else 2)
+    observation, _, terminated, *_ = env.step(SPACE.stop_action if last == "other" else action)
+    assert terminated
+    assert len(env.program) == (2 if last == "instruction" else 1)
+    assert np.count_nonzero(observation[::5]) == len(env.program)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, NOSBenchEnv.fork, lambda e: pickle.loads(pickle.dumps(e))])

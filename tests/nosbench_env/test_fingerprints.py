@@ -1,11 +1,13 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from nosbench_env import KNOWN_PROGRAMS, Program, fingerprint
-from nosbench_env.fingerprints import _paper_proxy
+from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer, SearchSpace, fingerprint
+from nosbench_env.fingerprints import _paper_proxy, _probe
+from nosbench_env.tasks.task import loss_status
 
 
 def test_proxy_values_are_those_of_the_papers_code(conformance: dict[str, Any]) -> None:
@@ -19,6 +21,42 @@ def test_proxy_values_are_those_of_the_papers_code(conformance: dict[str, Any]) 
             assert found.status == "ok", row["name"]
             assert math.isclose(found.value, row["proxy"], rel_tol=2e-7), row["name"]
     assert diverged == 37
+
+
+def by_autograd(program: Program) -> str:
+    """The paper's proxy as Appendix B writes it: autograd and the plain optimizer."""
+    a, b, start, *_ = _probe()
+    x = torch.nn.Parameter(start.detach().clone())
+    optimizer = ProgramOptimizer([x], program)
+    average = 0.0
+    for _ in range(10):
+        optimizer.zero_grad()
+        z = torch.linalg.vector_norm(x @ a.clone() + b.clone())
+        loss = (z**2 / (z**2 + 1) + 0.5).abs()
+        if not loss.isfinite():
+            return f"paper-1:{loss_status(loss.item())}"
+        average = 0.9 * average + 0.1 * loss.item()
+        loss.backward()
+        optimizer.step()
+    return f"paper-1:{average.hex()}"
+
+
+def test_the_fast_probe_is_autograds_to_the_last_bit(conformance: dict[str, Any]) -> None:
+    rng, space = np.random.default_rng(0), SearchSpace()
+    programs = [Program.from_json(row["program"]) for row in conformance["rows"]]
+    programs += [space.sample(rng) for _ in range(100)] + [Program()]
+    for known in KNOWN_PROGRAMS.values():  # random ones diverge often; these carry much from step to step
+        programs += [space.mutate(space.mutate(space.admit(known), rng), rng) for _ in range(10)]
+    expected = [by_autograd(program) for program in programs]
+    assert [str(fingerprint(program)) for program in programs] == expected
+    assert len(set(expected)) > 150
+
+
+def test_slots_that_pass_through_others_reach_the_update() -> None:
+    # The gradient takes four steps through r9, r10 and r11 to the update, each written after it is read.
+    chain = Program.parse("r11 = add(r10, r10); r10 = mul(r9, 0.5); r9 = mul(grad, 0.1); r12 = add(r11, r11)")
+    assert str(fingerprint(chain)) == by_autograd(chain)
+    assert fingerprint(chain) != fingerprint(Program.parse("r12 = add(r11, r11)"))
 
 
 def test_equivalent_programs_share_a_fingerprint() -> None:
@@ -49,6 +87,7 @@ def test_callers_settings_are_given_back() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         _paper_proxy.cache_clear()
+        _probe.cache_clear()
         with torch.no_grad():
             in_float64_without_gradients = fingerprint(KNOWN_PROGRAMS["Adam"])
             assert not torch.is_grad_enabled()

@@ -70,6 +70,25 @@ def test_numpy_integers_are_slots() -> None:
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        ("mul", (1, True), 9),
+        ("mul", (1, 6.0), 9),
+        ("mul", (1, 256), 9),
+        ("mul", (-1, 6), 9),
+        ("mul", (1,), 9),
+        ("frobnicate", (1,), 9),
+        ("mul", (1, 6), True),
+        ("mul", (1, 6), 256),
+        ("mul", (1, 6), 8),
+    ],
+)
+def test_instructions_made_of_plain_tuples_are_checked_too(parts: tuple) -> None:
+    with pytest.raises(InvalidProgram):
+        Instruction(*parts)
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         ([["frobnicate", [1], 9]], r"instruction 1: unknown function 'frobnicate'; known are square"),

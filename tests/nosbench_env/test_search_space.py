@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import programs
 
-from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS, InvalidProgram, Program, SearchSpace
+from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS, Instruction, InvalidProgram, Program, SearchSpace
 from nosbench_env.fingerprints import fingerprint
 from nosbench_env.search_space import STOP
 
@@ -122,10 +122,34 @@ def test_stop_is_decoded_and_masked_only_at_the_start() -> None:
     assert later.all()
 
 
-@pytest.mark.parametrize("action", [[27, 0, 0, 0, 0], [0, 20, 0, 0, 0], [0, 0, 0, 0, 11], [-1, 0, 0, 0, 0], [0], 3.5])
+@pytest.mark.parametrize(
+    "action",
+    [
+        *([0] * place + [size] + [0] * (4 - place) for place, size in enumerate(SPACE.action_sizes)),
+        *([0] * place + [-1] + [0] * (4 - place) for place in range(5)),
+        [0],
+        [0] * 6,
+        [[0] * 5],
+        3.5,
+        None,
+        np.zeros(5),
+        np.zeros(5, dtype=bool),
+        np.full(5, 2**63, dtype=np.uint64),
+        [0, 0, 0, 0, 2**70],
+    ],
+    ids=str,
+)
 def test_bad_actions_are_refused(action: object) -> None:
     with pytest.raises(ValueError, match="an action is 5 integers below"):
         SPACE.decode(action)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, list, tuple])
+def test_any_five_integers_are_an_action(kind: type) -> None:
+    numbers = [18, 1, 6, 13, 2]
+    action = kind(numbers) if kind in (list, tuple) else np.array(numbers, dtype=kind)
+    assert SPACE.check_action(action) == (18, 1, 6, 13, 2)
+    assert SPACE.decode(action) == Instruction("mul", (1, 6), 11)
 
 
 @pytest.mark.parametrize("bounds", [(0, 20), (20, 9), (1025, 20), (20, 257), (True, 20), (5.0, 20)])

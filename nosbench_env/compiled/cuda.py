@@ -1,0 +1,79 @@
+"""The interpreter's kernels on a CUDA device, compiled by the NVRTC that comes with torch."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.cuda import _utils
+
+_KERNELS = ("reduce_level", "finish_step", "gradient_norms", "clip_factors")
+
+
+class CUDAKernels:
+    """The compiled kernels of `interpreter.cu` on one device.
+
+    Raises:
+        RuntimeError, OSError, AttributeError: If NVRTC is missing, or torch does not give access to it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        with torch.cuda.device(device):
+            major, minor = torch.cuda.get_device_capability(device)
+            image = _compile(files(__package__).joinpath("interpreter.cu").read_text(), f"sm_{major}{minor}")
+            self._functions: Any = _utils._cuda_load_module(image, list(_KERNELS))
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, *arguments: Tensor | int) -> None:
+        """See `Kernels.launch`."""
+        self._functions[name](grid=(*grid, 1), block=(threads, 1, 1), args=list(arguments))
+
+
+@cache
+def cuda_kernels(device: torch.device) -> CUDAKernels | None:
+    """The kernels on a device; None, with a warning, where they can't be had: then torch's operations have to do."""
+    try:
+        return CUDAKernels(device)
+    except (RuntimeError, OSError, AttributeError) as error:
+        warnings.warn(
+            f"the fused kernels can't be used on {device} ({error}); torch's operations are, which is slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _compile(source: str, architecture: str) -> bytes:
+    """Compiles to machine code, without contraction of products and sums."""
+    find_library = getattr(_utils, "_get_gpu_rtc_library", None) or _utils._get_nvrtc_library
+    nvrtc = find_library()
+
+    def check(result: int) -> None:
+        if result != 0:
+            nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+            raise RuntimeError(f"NVRTC: {nvrtc.nvrtcGetErrorString(result).decode()}")
+
+    program = ctypes.c_void_p()
+    check(
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"interpreter.cu", 0, None, None),
+    )
+    try:
+        options = [f"--gpu-architecture={architecture}".encode(), b"--fmad=false", b"--std=c++17"]
+        result = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        if result != 0:
+            size = ctypes.c_size_t()
+            check(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
+            log = ctypes.create_string_buffer(size.value)
+            check(nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(f"NVRTC: {log.value.decode()}")
+        size = ctypes.c_size_t()
+        check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+        image = ctypes.create_string_buffer(size.value)
+        check(nvrtc.nvrtcGetCUBIN(program, image))
+        return image.raw
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
