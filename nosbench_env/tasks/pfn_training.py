@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,12 +90,15 @@ def train_population(
     first_epoch = epochs - 1 if last_epoch_only else 0
     first_loss = first_epoch * steps_per_epoch
     losses = np.full((steps, size), np.nan)
+    seconds = np.zeros(size)
     alive = list(range(size))
     end = 0
     while end < steps:
         start, end = end, min(end + engine.block_size, steps if end >= first_loss else first_loss)
+        started = time.perf_counter()
         block = engine.run(start, end - start, losses=start >= first_loss)
         losses[start:end, alive] = block.losses
+        seconds[alive] += (time.perf_counter() - started) / len(alive)
         survivors = []
         for place, model in enumerate(alive):
             died_at = int(block.died_at[place])
@@ -105,7 +109,7 @@ def train_population(
                 losses[died_at:, model] = np.nan
             if died_at or end == steps:
                 known = losses[first_loss:, model].reshape(-1, steps_per_epoch)
-                on_curve(model, Curve(known, died_at or None, first_epoch))
+                on_curve(model, Curve(known, died_at or None, first_epoch, float(seconds[model])))
             else:
                 survivors.append(place)
         if not survivors:
