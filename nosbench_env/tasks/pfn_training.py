@@ -133,7 +133,7 @@ class CPUEngine:
     def __init__(self, programs: Sequence[Program], seed: int, steps: int) -> None:
         self._seed = seed
         self._contexts = context_sizes(steps, seed)
-        self._population = PFNPopulation(initial_model(seed), len(programs))
+        self._population = PFNPopulation.alike(initial_model(seed), len(programs))
         self._programs = [CompiledProgram(program, scaled_gradient=True) for program in programs]
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         self._memories: list[list[Memory]] = [[{} for _ in self._population.shapes] for _ in programs]
@@ -168,7 +168,7 @@ class CPUEngine:
 
     def keep(self, models: Sequence[int]) -> None:
         """See `Engine.keep`."""
-        self._population.keep(models)
+        self._population = self._population.keep(models)
         self._programs = [self._programs[model] for model in models]
         self._memories = [self._memories[model] for model in models]
         self._split_rows()
@@ -197,7 +197,7 @@ class DeviceEngine:
     ) -> None:
         self._seed, self._device = seed, device
         self._contexts = context_sizes(steps, seed)
-        self._population = PFNPopulation(initial_model(seed), len(programs), device)
+        self._population = PFNPopulation.alike(initial_model(seed), len(programs), device)
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         sizes = [shape.numel() for shape in self._population.shapes]
         self._programs: InterpretedPrograms | TorchPrograms = (
@@ -241,7 +241,7 @@ class DeviceEngine:
     def keep(self, models: Sequence[int]) -> None:
         """See `Engine.keep`."""
         with torch.cuda.stream(self._stream):
-            self._population.keep(models)
+            self._population = self._population.keep(models)
             self._programs = self._programs.keep(models)
             self._bind()
 
