@@ -233,8 +233,9 @@ class _LayerForward:
             query = layer.attention_in.rows(0, EMBEDDING)(self.asking)
             key, value = layer.attention_in.rows(EMBEDDING, 3 * EMBEDDING)(self.context).chunk(2, dim=-1)
             # Attention happens within a data set and a head: (size * data sets * heads, points, head)
-            self.query, self.key, self.value = (self._split(part) for part in (query, key, value))
-            self.attention = torch.softmax(torch.bmm(self.query, self.key.transpose(1, 2)) * _SCALE, dim=-1)
+            # Scaled before the product, by a power of two: exact, and large products don't overflow.
+            self.query, self.key, self.value = (self._split(part) for part in (query * _SCALE, key, value))
+            self.attention = torch.softmax(torch.bmm(self.query, self.key.transpose(1, 2)), dim=-1)
             self.attended = self._join(torch.bmm(self.attention, self.value))
             projected = layer.attention_out(self.attended)
         else:  # attention to nothing is 0
@@ -264,8 +265,8 @@ class _LayerForward:
         grad_attended = self._split(_matmul(grad_asking, layer.attention_out.weight))
         grad_value = torch.bmm(self.attention.transpose(1, 2), grad_attended)
         grad_attention = torch.bmm(grad_attended, self.value.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype) * _SCALE
-        grad_query = self._join(torch.bmm(grad_scores, self.key))
+        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype)
+        grad_query = self._join(torch.bmm(grad_scores, self.key)) * _SCALE
         grad_key = self._join(torch.bmm(grad_scores.transpose(1, 2), self.query))
         grad_key_value = torch.cat([grad_key, self._join(grad_value)], dim=-1)
         grad.attention_in.rows(0, EMBEDDING).become_gradient(self.asking, grad_query)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nosbench_env.compiled.bytecode import TooLarge
+from nosbench_env.compiled.bytecode import TooLarge, assemble
 from nosbench_env.compiled.cpu import CompiledProgram, Memory
 from nosbench_env.compiled.cuda import cuda_kernels
 from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
@@ -207,8 +209,10 @@ class DeviceEngine:
         )
         self._place = torch.zeros(1, dtype=torch.int64, device=device)  # of the step in its block
         self._batches: Batches | None = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = _side_stream(device) if device.type == "cuda" else None
         self._bind()
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def _bind(self) -> None:
         """Begins anew with what depends on where the population lies."""
@@ -216,7 +220,7 @@ class DeviceEngine:
         self._losses = torch.zeros(self.block_size, self._population.size, device=self._device)
         self._graphs: dict[int | None, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
-        self._warm = False
+        self._warm: set[int | None] = set()  # for which numbers of context points a step has run outside of a graph
 
     def run(self, start: int, count: int, *, losses: bool) -> Block:
         """See `Engine.run`."""
@@ -229,11 +233,11 @@ class DeviceEngine:
                 settled = self._programs.prepare(step + 1)
                 context = self._contexts[step] if losses or self._reads_gradient else None
                 # A first step outside of a graph lets libraries set up what they may not while one is captured.
-                if self._stream is not None and settled and self._warm:
+                if self._stream is not None and settled and context in self._warm:
                     self._replay(context)
                 else:
                     self._step(context)
-                    self._warm = True
+                    self._warm.add(context)
             found = self._losses[:count].to("cpu", torch.float64).numpy()
             died_at = self._programs.died_at.cpu().numpy().astype(np.int64)
         return Block(found, died_at)
@@ -241,9 +245,12 @@ class DeviceEngine:
     def keep(self, models: Sequence[int]) -> None:
         """See `Engine.keep`."""
         with torch.cuda.stream(self._stream):
+            self._graphs.clear()
             self._population = self._population.keep(models)
             self._programs = self._programs.keep(models)
             self._bind()
+        if self._stream is not None:
+            torch.cuda.empty_cache()  # the memory of the graphs that are gone
 
     def _load(self, start: int, count: int) -> None:
         """Puts the batches of a block where the steps read them."""
@@ -271,11 +278,14 @@ class DeviceEngine:
         if context not in self._graphs:
             graph = torch.cuda.CUDAGraph()
             self._stream.synchronize()
-            graph.capture_begin(pool=self._pool)
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")  # other threads may go on
             try:
                 self._step(context)
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # which says no more than that the capture failed
+                    graph.capture_end()
+                raise
+            graph.capture_end()
             self._graphs[context] = graph
         self._graphs[context].replay()
 
@@ -299,10 +309,25 @@ def make_engine(programs: Sequence[Program], seed: int, steps: int, device: torc
     """The engine for a device. Programs too large for the GPU's kernels run by torch's operations there."""
     if device.type == "cpu":
         return CPUEngine(programs, seed, steps)
+    kernels = cuda_kernels(device) if all(fits_kernels(program) for program in programs) else None
+    return DeviceEngine(programs, seed, steps, device, kernels)
+
+
+@lru_cache(maxsize=1024)
+def fits_kernels(program: Program) -> bool:
+    """Whether the GPU's interpreter has room for a program; all of the paper's search space fit."""
     try:
-        return DeviceEngine(programs, seed, steps, device, cuda_kernels(device))
+        for code in lower(program, scaled_gradient=True).steps:
+            assemble(code, carried_slots(program))
     except TooLarge:
-        return DeviceEngine(programs, seed, steps, device, None)
+        return False
+    return True
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that populations run on: graphs can't be captured on the default one."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def clip_factor(grads: Sequence[Tensor]) -> Tensor:
