@@ -85,7 +85,7 @@ class PFNPopulation:
     def __init__(self, weights: Tensor, shapes: Sequence[torch.Size]) -> None:
         self.weights, self.shapes = weights, list(shapes)
         self.grads = torch.zeros_like(weights)
-        self._parts, self._grad_parts = _Parts.of(self.tensors(self.weights)), _Parts.of(self.tensors(self.grads))
+        self._parts, self._grad_parts = self._stacked(self.weights), self._stacked(self.grads)
 
     @classmethod
     def alike(cls, model: PFN, size: int, device: torch.device | str = "cpu") -> PFNPopulation:
@@ -99,10 +99,17 @@ class PFNPopulation:
         """How many models."""
         return self.weights.shape[0]
 
-    def tensors(self, rows: Tensor) -> list[Tensor]:
-        """A buffer `(size, parameters)` as a model's tensors, each `(size, *shape)`: views."""
+    def tensors(self, row: Tensor) -> list[Tensor]:
+        """A row of `weights` or `grads` as a model's tensors: views."""
+        parts = torch.split(row, [shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def _stacked(self, rows: Tensor) -> _Parts:
+        """A buffer `(size, parameters)` as tensors `(size, *shape)`; those of a single model without the dimension."""
+        if len(rows) == 1:
+            return _Parts.of(self.tensors(rows[0]))
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
-        return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return _Parts.of([part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)])
 
     def keep(self, models: Sequence[int]) -> PFNPopulation:
         """These models alone."""
@@ -112,66 +119,83 @@ class PFNPopulation:
     @torch.no_grad()
     def loss(self, batch: Batch, num_context: int) -> Tensor:
         """The loss of each model, `(size,)`: mean negative log likelihood in nats of the points after the context."""
-        return _Forward(self._parts, batch, num_context, keep=False).loss
+        return _Forward(self._parts, batch, num_context, keep=False).loss.view(self.size)
 
     @torch.no_grad()
     def loss_and_gradients(self, batch: Batch, num_context: int) -> Tensor:
         """The same, and its gradients in `grads`."""
         forward = _Forward(self._parts, batch, num_context, keep=True)
         forward.backward(self._grad_parts)
-        return forward.loss
+        return forward.loss.view(self.size)
+
+
+# Below, "..." in a shape is the number of models; for a single model the dimension is left out, since the processor's
+# plain matrix product and fused operations are faster than those for stacks.
 
 
 class _Linear(NamedTuple):
-    weight: Tensor  # (size, outputs, inputs)
-    bias: Tensor  # (size, outputs)
+    weight: Tensor  # (..., outputs, inputs)
+    bias: Tensor  # (..., outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` `(size, rows, inputs)` -> `(size, rows, outputs)`."""
-        if len(x) == 1:
-            return torch.addmm(self.bias[0], x[0], self.weight[0].t()).unsqueeze(0)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+        """`x` `(..., rows, inputs)` -> `(..., rows, outputs)`."""
+        if x.dim() == 2:
+            return torch.addmm(self.bias, x, self.weight.t())
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+    def add_input_gradient(self, grad_input: Tensor, grad_output: Tensor) -> None:
+        """Adds the gradient of the input to `grad_input`."""
+        if grad_input.dim() == 2:
+            grad_input.addmm_(grad_output, self.weight)
+        else:
+            grad_input.baddbmm_(grad_output, self.weight)
 
     def become_gradient(self, x: Tensor, grad_output: Tensor) -> None:
         """Turns these tensors into the gradients of a map that was applied to `x`."""
-        _matmul(grad_output.transpose(1, 2), x, out=self.weight)
-        torch.sum(grad_output, dim=1, out=self.bias)
+        torch.matmul(grad_output.mT, x, out=self.weight)
+        torch.sum(grad_output, dim=-2, out=self.bias)
 
     def rows(self, start: int, end: int) -> _Linear:
         """Some of the outputs alone."""
-        return _Linear(self.weight[:, start:end], self.bias[:, start:end])
+        return _Linear(self.weight[..., start:end, :], self.bias[..., start:end])
 
 
 class _Norm(NamedTuple):
-    weight: Tensor  # (size, embedding)
+    weight: Tensor  # (..., embedding)
     bias: Tensor
 
     def __call__(self, x: Tensor) -> tuple[Tensor, _Normed]:
         """Layer normalisation, and what its backward pass needs."""
+        if x.dim() == 2:
+            y, mean, deviation = torch.native_layer_norm(x, (EMBEDDING,), self.weight, self.bias, _NORM_EPSILON)
+            return y, _Normed(x, y, mean, deviation)
         normed, mean, deviation = torch.native_layer_norm(x, (EMBEDDING,), None, None, _NORM_EPSILON)
-        y = torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
-        return y, _Normed(x, normed, mean, deviation)
+        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1)), _Normed(
+            x, normed, mean, deviation
+        )
 
     def backward(self, grad: _Norm, saved: _Normed, grad_output: Tensor) -> Tensor:
         """Writes the gradients of weight and bias; returns that of the input."""
-        torch.sum(grad_output * saved.normed, dim=1, out=grad.weight)
-        torch.sum(grad_output, dim=1, out=grad.bias)
-        grad_input: Tensor = torch.ops.aten.native_layer_norm_backward(
-            grad_output * self.weight.unsqueeze(1),
-            saved.x,
-            (EMBEDDING,),
-            saved.mean,
-            saved.deviation,
-            None,
-            None,
-            (True, False, False),
-        )[0]
-        return grad_input
+        backward = torch.ops.aten.native_layer_norm_backward
+        statistics = saved.x, (EMBEDDING,), saved.mean, saved.deviation
+        if grad_output.dim() == 2:
+            grad_input, grad_weight, grad_bias = backward(
+                grad_output, *statistics, self.weight, self.bias, (True, True, True)
+            )
+            grad.weight.copy_(grad_weight)
+            grad.bias.copy_(grad_bias)
+        else:
+            torch.sum(grad_output * saved.normed, dim=1, out=grad.weight)
+            torch.sum(grad_output, dim=1, out=grad.bias)
+            scaled = grad_output * self.weight.unsqueeze(1)
+            grad_input = backward(scaled, *statistics, None, None, (True, False, False))[0]
+        result: Tensor = grad_input
+        return result
 
 
 class _Normed(NamedTuple):
     x: Tensor
-    normed: Tensor
+    normed: Tensor  # without weight and bias, for stacks
     mean: Tensor
     deviation: Tensor
 
@@ -212,12 +236,17 @@ class _Parts(NamedTuple):
         return cls(linear(), tuple(layer() for _ in range(LAYERS)), linear(), linear(), linear())
 
 
+def _unpack(attention_in: _Linear) -> tuple[_Linear, _Linear]:
+    """The packed projection as what makes the queries, and what makes keys and values."""
+    return attention_in.rows(0, EMBEDDING), attention_in.rows(EMBEDDING, 3 * EMBEDDING)
+
+
 class _LayerForward:
     """The forward pass of a layer, which keeps what the backward pass needs.
 
     Args:
         layer: The layer.
-        tokens: `(size, rows, embedding)`.
+        tokens: `(..., rows, embedding)`.
         num_context: Rows that are context.
         num_datasets: Rows a point.
         predicted_only: Whether only the rows after the context are asked for.
@@ -227,11 +256,12 @@ class _LayerForward:
         self, layer: _Layer, tokens: Tensor, num_context: int, num_datasets: int, *, predicted_only: bool
     ) -> None:
         self.layer, self.tokens, self.num_datasets = layer, tokens, num_datasets
-        self.context = tokens[:, :num_context]
-        self.asking = tokens[:, num_context:] if predicted_only else tokens
+        self.context = tokens[..., :num_context, :]
+        self.asking = tokens[..., num_context:, :] if predicted_only else tokens
         if num_context:
-            query = layer.attention_in.rows(0, EMBEDDING)(self.asking)
-            key, value = layer.attention_in.rows(EMBEDDING, 3 * EMBEDDING)(self.context).chunk(2, dim=-1)
+            for_query, for_context = _unpack(layer.attention_in)
+            query = for_query(self.asking)
+            key, value = for_context(self.context).chunk(2, dim=-1)
             # Attention happens within a data set and a head: (size * data sets * heads, points, head)
             # Scaled before the product, by a power of two: exact, and large products don't overflow.
             self.query, self.key, self.value = (self._split(part) for part in (query * _SCALE, key, value))
@@ -239,7 +269,7 @@ class _LayerForward:
             self.attended = self._join(torch.bmm(self.attention, self.value))
             projected = layer.attention_out(self.attended)
         else:  # attention to nothing is 0
-            projected = layer.attention_out.bias.unsqueeze(1)
+            projected = layer.attention_out.bias.unsqueeze(-2)
         between, self.normed1 = layer.norm1(self.asking + projected)
         self.between = between
         self.hidden = layer.hidden(between)
@@ -251,46 +281,47 @@ class _LayerForward:
         layer = self.layer
         grad_sum = layer.norm2.backward(grad.norm2, self.normed2, grad_result)
         grad.output.become_gradient(self.activated, grad_sum)
-        grad_hidden = torch.ops.aten.gelu_backward(_matmul(grad_sum, layer.output.weight), self.hidden)
+        grad_hidden = torch.ops.aten.gelu_backward(torch.matmul(grad_sum, layer.output.weight), self.hidden)
         grad.hidden.become_gradient(self.between, grad_hidden)
-        grad_between = grad_sum + _matmul(grad_hidden, layer.hidden.weight)
-        grad_asking = layer.norm1.backward(grad.norm1, self.normed1, grad_between)
-        if not self.context.shape[1]:
+        layer.hidden.add_input_gradient(grad_sum, grad_hidden)
+        grad_asking = layer.norm1.backward(grad.norm1, self.normed1, grad_sum)
+        num_context = self.context.shape[-2]
+        if not num_context:
             for unused in (*grad.attention_in, grad.attention_out.weight):
                 unused.zero_()
-            torch.sum(grad_asking, dim=1, out=grad.attention_out.bias)
+            torch.sum(grad_asking, dim=-2, out=grad.attention_out.bias)
             return grad_asking
 
         grad.attention_out.become_gradient(self.attended, grad_asking)
-        grad_attended = self._split(_matmul(grad_asking, layer.attention_out.weight))
+        grad_attended = self._split(torch.matmul(grad_asking, layer.attention_out.weight))
         grad_value = torch.bmm(self.attention.transpose(1, 2), grad_attended)
         grad_attention = torch.bmm(grad_attended, self.value.transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype)
         grad_query = self._join(torch.bmm(grad_scores, self.key)) * _SCALE
         grad_key = self._join(torch.bmm(grad_scores.transpose(1, 2), self.query))
         grad_key_value = torch.cat([grad_key, self._join(grad_value)], dim=-1)
-        grad.attention_in.rows(0, EMBEDDING).become_gradient(self.asking, grad_query)
-        grad.attention_in.rows(EMBEDDING, 3 * EMBEDDING).become_gradient(self.context, grad_key_value)
-
-        grad_asking += _matmul(grad_query, layer.attention_in.weight[:, :EMBEDDING])
-        grad_context = _matmul(grad_key_value, layer.attention_in.weight[:, EMBEDDING:])
+        for_query, for_context = _unpack(layer.attention_in)
+        grad_of_query, grad_of_context = _unpack(grad.attention_in)
+        grad_of_query.become_gradient(self.asking, grad_query)
+        grad_of_context.become_gradient(self.context, grad_key_value)
+        for_query.add_input_gradient(grad_asking, grad_query)
         if self.asking is not self.tokens:
-            return torch.cat([grad_context, grad_asking], dim=1)
-        grad_asking[:, : self.context.shape[1]] += grad_context
+            return torch.cat([torch.matmul(grad_key_value, for_context.weight), grad_asking], dim=-2)
+        for_context.add_input_gradient(grad_asking[..., :num_context, :], grad_key_value)
         return grad_asking
 
     def _split(self, rows: Tensor) -> Tensor:
-        """`(size, points * data sets, embedding)` -> `(size * data sets * heads, points, head)`."""
-        size, num_rows, _ = rows.shape
-        parts = self.num_datasets * HEADS
-        points = rows.reshape(size, num_rows // self.num_datasets, parts, HEAD)
-        return points.transpose(1, 2).reshape(size * parts, -1, HEAD)
+        """`(..., points * data sets, embedding)` -> `(... * data sets * heads, points, head)`."""
+        *models, num_rows, _ = rows.shape
+        num_points = num_rows // self.num_datasets
+        points = rows.reshape(*models, num_points, self.num_datasets * HEADS, HEAD)
+        return points.transpose(-3, -2).reshape(-1, num_points, HEAD)
 
     def _join(self, parts: Tensor) -> Tensor:
         """The inverse of `_split`."""
-        num_points = parts.shape[1]
-        parts = parts.view(-1, self.num_datasets * HEADS, num_points, HEAD).transpose(1, 2)
-        return parts.reshape(-1, num_points * self.num_datasets, EMBEDDING)
+        models, num_points = self.tokens.shape[:-2], parts.shape[1]
+        parts = parts.view(*models, self.num_datasets * HEADS, num_points, HEAD).transpose(-3, -2)
+        return parts.reshape(*models, num_points * self.num_datasets, EMBEDDING)
 
 
 class _Forward:
@@ -305,12 +336,12 @@ class _Forward:
 
     def __init__(self, parts: _Parts, batch: Batch, num_context: int, *, keep: bool) -> None:
         self.parts, self.batch = parts, batch
-        size = len(parts.x_encoder.weight)
         self.num_context = num_context * batch.num_datasets  # rows
-        self.x = batch.x.expand(size, -1, -1)
-        self.y = batch.y[: self.num_context].expand(size, -1, -1)
+        self.models = parts.x_encoder.weight.shape[:-2]  # () or (size,)
+        self.x = batch.x.expand(*self.models, -1, -1)
+        self.y = batch.y[: self.num_context].expand(*self.models, -1, -1)
         tokens = parts.x_encoder(self.x)
-        tokens[:, : self.num_context] += parts.y_encoder(self.y)
+        tokens[..., : self.num_context, :] += parts.y_encoder(self.y)
         self.layers: list[_LayerForward] = []
         for layer in parts.layers:
             last = layer is parts.layers[-1]
@@ -322,33 +353,28 @@ class _Forward:
         self.hidden = parts.decoder_hidden(tokens)
         self.activated = F.gelu(self.hidden)
         self.log_probabilities = torch.log_softmax(parts.decoder_output(self.activated), dim=-1)
-        self.buckets = batch.bucket[self.num_context :].expand(size, -1, -1)
+        self.buckets = batch.bucket[self.num_context :].expand(*self.models, -1, -1)
         of_labels = self.log_probabilities.gather(-1, self.buckets).squeeze(-1)
         losses = batch.offset[self.num_context :] - of_labels
-        self.of_datasets = losses.view(size, -1, batch.num_datasets).mean(dim=1)
-        self.loss = self.of_datasets.nanmean(dim=1)
+        self.of_datasets = losses.view(*self.models, -1, batch.num_datasets).mean(dim=-2)
+        self.loss = self.of_datasets.nanmean(dim=-1)
 
     def backward(self, grad: _Parts) -> None:
         """Writes the gradients of the losses."""
-        parts, num_points = self.parts, self.log_probabilities.shape[1] // self.batch.num_datasets
+        parts, num_datasets = self.parts, self.batch.num_datasets
+        num_points = self.log_probabilities.shape[-2] // num_datasets
         counted = (~self.of_datasets.isnan()).to(self.of_datasets.dtype)
-        factors = counted / (counted.sum(dim=1, keepdim=True) * num_points)  # of a data set's labels in the loss
+        factors = counted / (counted.sum(dim=-1, keepdim=True) * num_points)  # of a data set's labels in the loss
         grad_logits = self.log_probabilities.exp_()
         grad_logits.scatter_add_(-1, self.buckets, grad_logits.new_full(self.buckets.shape, -1.0))
-        grad_logits *= factors.repeat(1, num_points).unsqueeze(-1)
+        of_points = grad_logits.view(*self.models, num_points, num_datasets, -1)
+        of_points *= factors.unsqueeze(-2).unsqueeze(-1)
 
         grad.decoder_output.become_gradient(self.activated, grad_logits)
-        grad_hidden = torch.ops.aten.gelu_backward(_matmul(grad_logits, parts.decoder_output.weight), self.hidden)
+        grad_hidden = torch.ops.aten.gelu_backward(torch.matmul(grad_logits, parts.decoder_output.weight), self.hidden)
         grad.decoder_hidden.become_gradient(self.predicted, grad_hidden)
-        grad_tokens = _matmul(grad_hidden, parts.decoder_hidden.weight)
+        grad_tokens = torch.matmul(grad_hidden, parts.decoder_hidden.weight)
         for forward, layer_grad in zip(reversed(self.layers), reversed(grad.layers), strict=True):
             grad_tokens = forward.backward(layer_grad, grad_tokens)
         grad.x_encoder.become_gradient(self.x, grad_tokens)
-        grad.y_encoder.become_gradient(self.y, grad_tokens[:, : self.num_context])
-
-
-def _matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """`(size, n, k)` times `(size, k, m)`."""
-    if len(a) == 1:  # not a batch: the processor's matrix product
-        return torch.mm(a[0], b[0], out=None if out is None else out[0]).unsqueeze(0)
-    return torch.bmm(a, b, out=out)
+        grad.y_encoder.become_gradient(self.y, grad_tokens[..., : self.num_context, :])

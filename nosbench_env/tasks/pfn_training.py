@@ -143,10 +143,10 @@ class CPUEngine:
 
     def _split_rows(self) -> None:
         """Finds each model's tensors again after its row has moved."""
-        weights, grads = (self._population.tensors(rows) for rows in (self._population.weights, self._population.grads))
-        models = range(self._population.size)
-        self._params = [[tensor[model] for tensor in weights] for model in models]
-        self._grads = [[tensor[model] for tensor in grads] for model in models]
+        self._params, self._grads = (
+            [self._population.tensors(row) for row in rows]
+            for rows in (self._population.weights, self._population.grads)
+        )
 
     def run(self, start: int, count: int, *, losses: bool) -> Block:
         """See `Engine.run`."""
