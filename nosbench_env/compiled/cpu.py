@@ -199,9 +199,6 @@ class _Stepper:
                         f"expected float32 of shape {tuple(param.shape)}"
                     )
                 memory[slot] = value.contiguous()
-        for slot in self._new_arrays:
-            for param, memory in zip(chunk.params, chunk.memories, strict=True):
-                memory[slot] = torch.empty_like(param, requires_grad=False)
         for index, node in enumerate(self._code.nodes):
             if node.kind <= Kind.STEP or node.inputs:
                 continue
@@ -217,6 +214,9 @@ class _Stepper:
                     chunk.own[index] = [_scalar_slot(memory, int(node.detail)) for memory in chunk.memories]
                 case "slot":
                     chunk.own[index] = [memory[int(node.detail)] for memory in chunk.memories]
+        for slot in self._new_arrays:
+            for param, memory in zip(chunk.params, chunk.memories, strict=True):
+                memory[slot] = torch.empty_like(param, requires_grad=False)
 
 
 class _Chunk:

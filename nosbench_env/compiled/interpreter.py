@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nosbench_env.compiled.bytecode import FIRST_SLOT_COLUMN, GRAD_COLUMN, PARAM_COLUMN, Bytecode, assemble
-from nosbench_env.compiled.lowering import Kind, carried_slots, lower
+from nosbench_env.compiled.lowering import Kind, StepCode, carried_slots, lower
 from nosbench_env.program import Program
 
 _TILE = 8192  # elements that a block of threads updates
@@ -131,6 +131,14 @@ class InterpretedPrograms:
     def array_slots(self, program: int) -> list[int]:
         """The slots of a program that come to hold an array, for which memory has to be bound."""
         return [slot for slot, kind in self._lowered[program].steps[-1].next_signature if kind == Kind.ARRAY]
+
+    def code_at(self, program: int, step: int) -> StepCode:
+        """The code of a program's step."""
+        return self._lowered[program].at(step)
+
+    def scalar_slot(self, program: int, slot: int, step: int) -> Tensor:
+        """What a slot that is a scalar before a step holds for each tensor, `(tensors,)`: a view."""
+        return self._scalar_slots[step & 1, program, :, self._slots[program].index(slot)]
 
     def bind(self, params: Tensor, grads: Tensor | None, slots: Sequence[dict[int, Tensor]]) -> None:
         """Says where parameters, gradients and slots lie. They must stay there until the next `bind`.

@@ -277,7 +277,7 @@ class _LayerForward:
         return grad_asking
 
     def _split(self, rows: Tensor) -> Tensor:
-        """`(size, points * data sets, embedding)` -> `(size * data sets * heads, points, head)`; a view of one model."""
+        """`(size, points * data sets, embedding)` -> `(size * data sets * heads, points, head)`."""
         size, num_rows, _ = rows.shape
         parts = self.num_datasets * HEADS
         points = rows.reshape(size, num_rows // self.num_datasets, parts, HEAD)
