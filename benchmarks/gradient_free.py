@@ -19,7 +19,7 @@ from programs import GRADIENT_FREE
 
 from nosbench_env import KNOWN_PROGRAMS
 from nosbench_env.tasks.pfn import PFNTask
-from nosbench_env.tasks.pfn_data import block_of_batches, bucket_borders
+from nosbench_env.tasks.pfn_data import batch_of, bucket_borders
 
 PAPERS_EPOCHS = PFNTask.default_epochs
 
@@ -35,7 +35,7 @@ def main() -> None:
     task.steps_per_epoch = options.steps
     bucket_borders()
     for block in range(-(-PAPERS_EPOCHS * options.steps // 100)):
-        block_of_batches(block)
+        batch_of(100 * block)
 
     adamw = partial(task.train_programs, [KNOWN_PROGRAMS["AdamW"]])
     free = partial(task.train_programs, [GRADIENT_FREE], last_epoch_only=True)

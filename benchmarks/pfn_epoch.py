@@ -9,10 +9,10 @@ Sides:
 * "paper": the paper's code rebuilt: attention unpacked, in one call for the context and one for the other points, a
   `ProgramOptimizer`, `clip_grad_norm_`, pfns' loss, the batch of each step drawn as it comes.
 
-They take turns step by step: `PFNTask.train` is called once, and after each of its steps, its clock stopped, the others
-take theirs. All start from the same weights; the script ends with an error unless the losses of steps 0 to 10 agree
-within 1e-6. The fast path draws its batches once a process and keeps them; that is timed on its own and printed. At
-the end comes a whole `train_programs` call, its setup included, and what the parts of a step of the fast path take.
+They take turns of 10 steps: `PFNTask.train` is called once, and after every 10 of its steps, its clock stopped, the
+others take theirs. All start from the same weights; the script ends with an error unless the losses of steps 0 to 10
+agree within 1e-6. The fast path draws its batches once a process and keeps them; that is timed on its own and printed.
+At the end comes a whole `train_programs` call, its setup included, and what the parts of a step of the fast path take.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from nosbench_env.compiled.cpu import CompiledProgram, Memory
 from nosbench_env.tasks.pfn import PFNTask
 from nosbench_env.tasks.pfn_data import (
     batch_of,
-    block_of_batches,
     bucket_borders,
     context_sizes,
     initial_model,
@@ -45,6 +44,7 @@ from nosbench_env.tasks.pfn_training import CPUEngine, clip_factor
 from nosbench_env.tasks.task import Progress
 from nosbench_env.tasks.training import MAX_GRAD_NORM, exact_arithmetic
 
+TURN = 10  # steps, after which the next side goes on
 COMPARED, TOLERANCE = 11, 1e-6  # steps 0 to 10, the losses of which any faithful path shares
 
 
@@ -60,7 +60,7 @@ def main() -> None:
         bucket_borders()  # all sides need them, once a process
         started = time.perf_counter()
         for block in range(-(-options.steps // 100)):
-            block_of_batches(block)
+            batch_of(100 * block)
         drawing = time.perf_counter() - started
         seconds, losses = run(program, options.steps)
         check(losses)
@@ -106,11 +106,12 @@ def run(program: Program, steps: int) -> tuple[dict[str, list[float]], dict[str,
         nonlocal going_on
         seconds["plain"].append(time.perf_counter() - going_on)
         losses["plain"].append(progress.loss)
-        step = progress.step - 1
-        for name in list(others) if step % 2 else reversed(others):
-            started = time.perf_counter()
-            losses[name].append(others[name](step))
-            seconds[name].append(time.perf_counter() - started)
+        if progress.step % TURN == 0 or progress.step == steps:
+            for name in list(others) if progress.step // TURN % 2 else reversed(others):
+                for step in range(len(losses[name]), progress.step):
+                    started = time.perf_counter()
+                    losses[name].append(others[name](step))
+                    seconds[name].append(time.perf_counter() - started)
         going_on = time.perf_counter()
 
     task = PFNTask("cpu")
