@@ -57,8 +57,8 @@ def rng_state(rng: np.random.Generator) -> dict[str, Any]:
     return dict(rng.bit_generator.state)
 
 
-def check_number_asked(n: int) -> int:
+def check_number_asked(n: int, name: str = "n") -> int:
     """`n` if it is a positive integer."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be an integer >= 1, got {n!r}")
+        raise ValueError(f"{name} must be an integer >= 1, got {n!r}")
     return n

@@ -215,7 +215,7 @@ def search(
         StoreError: If the store fails. What was done before is kept; the same call continues.
     """
     epochs = check_epochs(epochs) or oracle.task.default_epochs
-    check_number_asked(batch_size)
+    check_number_asked(batch_size, "batch_size")
     config = {
         "agent": agent.name,
         **agent.config(),
@@ -242,7 +242,7 @@ def search(
             if result.best is not None:
                 run.save_best(result.best)  # a kill may have come between the query and this
         if reference is not None:
-            result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step)
+            result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step, last_epoch_only=True)
         saved = time.monotonic()
         while result.within(budget):
             batch += 1
@@ -251,7 +251,7 @@ def search(
             if len(programs) != size:
                 raise ValueError(f"the agent was asked for {size} programs and gave {len(programs)}")
             started = time.perf_counter()
-            evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step)
+            evaluations = oracle.query_many(programs, epochs, training_seed, on_step=on_step, last_epoch_only=True)
             seconds = (time.perf_counter() - started) / size
             entries = _entries(result, batch, evaluations, seconds, oracle.task.steps_per_epoch)
             if run is not None:

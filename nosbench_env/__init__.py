@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nosbench_env.tasks import TASKS as TASKS
     from nosbench_env.tasks import make_task as make_task
     from nosbench_env.tasks.task import Curve as Curve
+    from nosbench_env.tasks.worker_pool import WorkerError as WorkerError
 
 # Public name -> the module that defines it.
 _PUBLIC = {
@@ -43,6 +44,7 @@ _PUBLIC = {
     "TASKS": "nosbench_env.tasks",
     "make_task": "nosbench_env.tasks",
     "Curve": "nosbench_env.tasks.task",
+    "WorkerError": "nosbench_env.tasks.worker_pool",
     "ResultStore": "nosbench_env.store",
     "StoreError": "nosbench_env.store",
     "Evaluation": "nosbench_env.oracle",

@@ -134,6 +134,20 @@ def search(
             help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW."
         ),
     ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(
+            help="Programs asked for and evaluated together. `rs` proposes the same programs whatever it is; `re` is "
+            "the paper's algorithm with 1, and its asynchronous variant with more.",
+        ),
+    ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train the programs of a batch, on the CPU. Default: one for each core. 1 trains them "
+            "one after the other. Results are the same."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     store: StoreOption = None,
     run: Annotated[
@@ -154,6 +168,7 @@ def search(
     * `nosbench search --task toy --budget 300`
     * `nosbench search --agent rs --epochs 1 --budget 100 --seed 3`
     * `nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta`
+    * `nosbench search --agent rs --batch 16 --workers 8`
     """
     display = _SearchDisplay(budget, as_json or quiet)
     with _interruptible(display.interrupted):
@@ -163,9 +178,9 @@ def search(
 
         method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device)
+        oracle = _oracle(task, store, device, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
-        suffix = f"-t{training_seed}" if training_seed else ""
+        suffix = (f"-t{training_seed}" if training_seed else "") + (f"-b{batch}" if batch > 1 else "")
         folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
         display.folder = folder
         try:
@@ -176,6 +191,7 @@ def search(
                 epochs=epochs,
                 training_seed=training_seed,
                 folder=folder,
+                batch_size=batch,
                 reference=KNOWN_PROGRAMS[_REFERENCE],
                 on_query=display.on_query,
                 on_step=display.on_step,
@@ -239,8 +255,9 @@ def main() -> None:
         sys.exit(_EXIT_INTERRUPTED)
     except Exception as error:
         from nosbench_env.store import StoreError
+        from nosbench_env.tasks.worker_pool import WorkerError
 
-        if isinstance(error, (ValueError, StoreError)):
+        if isinstance(error, (ValueError, StoreError, WorkerError)):
             _fail(str(error), _EXIT_WRONG)
         if os.environ.get("NOSBENCH_DEBUG"):
             traceback.print_exc()
@@ -261,10 +278,10 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(task: str, store: str | None, device: str) -> Oracle:
+def _oracle(task: str, store: str | None, device: str, workers: int | None = None) -> Oracle:
     from nosbench_env.oracle import Oracle
 
-    return Oracle(task, store, device)
+    return Oracle(task, store, device, workers=workers)
 
 
 def _read_program(argument: str) -> Program:
@@ -348,6 +365,7 @@ class _SearchDisplay:
         self._every = 0.2 if _on_terminal() else 10.0  # seconds
         self._best: HistoryEntry | None = None
         self._training = ""
+        self._shares: dict[int, float] = {}  # how much of each training of the batch is done
         self._drawn = time.monotonic()
 
     def note(self, text: str) -> None:
@@ -356,11 +374,17 @@ class _SearchDisplay:
 
     def on_step(self, progress: Progress) -> None:
         self._training = f"training {progress.step}/{progress.steps}"
+        if progress.programs > 1:
+            self._shares[progress.index] = progress.step / progress.steps
+            self._training = (
+                f"training {progress.programs} programs, {sum(self._shares.values()) / progress.programs:.0%} done"
+            )
         self._draw()
 
     def on_query(self, entry: HistoryEntry, result: SearchResult) -> None:
         self.result = result
         self._training = ""
+        self._shares.clear()
         if result.best is entry and entry is not self._best:
             self._best = entry
             self.note(f"query {entry.number:>5}  loss {entry.loss:.4f}, the best so far")
@@ -401,7 +425,9 @@ class _SearchDisplay:
 
 def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
     lines = [str(evaluation.program) or "# the empty program", ""]
-    lines += [f"epoch {epoch:>3}  loss {mean:.4f}" for epoch, mean in enumerate(evaluation.curve, start=1)]
+    lines += [
+        f"epoch {epoch:>3}  loss {mean:.4f}" for epoch, mean in enumerate(evaluation.curve, evaluation.first_epoch + 1)
+    ]
     made = evaluation.provenance
     origin = {
         "trained": f"trained in {evaluation.seconds:.1f} s on {oracle.task.device}",

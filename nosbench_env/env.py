@@ -179,7 +179,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     def _end(self, last: tuple[int, ...] | None) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """The step that ends the episode, with a last instruction or without."""
         program = self.program if last is None else Program((*self.program, _instruction(last)))
-        evaluation = self.oracle.query(program, self._epochs, self._training_seed)
+        evaluation = self.oracle.query(program, self._epochs, self._training_seed, last_epoch_only=True)
         # Only now: if the evaluation fails or is interrupted, the step has not happened and can be taken again.
         self._over, self.last_evaluation = True, evaluation
         if last is not None:

@@ -19,6 +19,7 @@ from nosbench_env.program import Program
 from nosbench_env.store import Record, ResultStore
 from nosbench_env.tasks import check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
+from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
 Identity = Literal["paper"]
 Source = Literal["trained", "store", "probe"]
@@ -37,12 +38,15 @@ class Evaluation:
         loss: Mean training loss of the last epoch, each step's taken before its update (the paper's fitness; in nats
             for "pfn"); NaN or inf if the program diverged.
         status: "ok", "nan" or "inf": what `loss` is.
-        curve: Mean loss of each epoch; empty if the probe already showed that the program diverges.
+        curve: Mean loss of each epoch from `first_epoch` on; empty if the probe already showed that the program
+            diverges.
         key: The key of the result in the store: equal for programs taken to be equivalent.
         hit: Whether this was answered without training.
         source: "trained" now, known from the "store", or diverged on the "probe".
         seconds: What the training took when it was done; 0 if there was none.
         provenance: Where the result comes from: the program that was trained, device, versions, date.
+        first_epoch: The epoch of `curve[0]`, counted from 0. Not 0 if only the last epoch was asked for, and no more is
+            known.
     """
 
     program: Program
@@ -57,6 +61,7 @@ class Evaluation:
     source: Source
     seconds: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    first_epoch: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; numbers that are not finite are None (`status` tells which they are)."""
@@ -72,6 +77,7 @@ class Evaluation:
             "loss": number(self.loss),
             "status": self.status,
             "curve": [number(mean) for mean in self.curve],
+            "first_epoch": self.first_epoch,
             "key": self.key,
             "hit": self.hit,
             "source": self.source,
@@ -117,17 +123,22 @@ class Oracle:
         device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
         identity: Which programs are taken to be equivalent and share a result: "paper", those that the paper's proxy
             cannot tell apart (Appendix B). Programs that diverge on the proxy are not trained, as in the paper's code.
+        workers: How many worker processes train at once, one thread each, where `query_many` has several programs to
+            train; None for as many as there are cores for this process, 1 for none. They take seconds to start and stay
+            for the next call. A single program, a `Task` of one's own and a GPU train in this process. Results are
+            the same either way.
 
     Attributes:
         statistics: Counts of this oracle's queries and hits.
 
-    Trainings run one at a time in a process; queries of several threads wait for each other. Several processes may
+    In this process trainings run one at a time; queries of several threads wait for each other. Several processes may
     share a store.
 
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
     Raises:
-        ValueError: If the task, the store's location, the device or the identity is unknown.
+        ValueError: If the task, the store's location, the device or the identity is unknown, or `workers` is no
+            positive integer.
     """
 
     def __init__(
@@ -136,6 +147,7 @@ class Oracle:
         store: ResultStore | str | Path | None = None,
         device: str = "auto",
         identity: Identity = "paper",
+        workers: int | None = None,
     ) -> None:
         if identity not in IDENTITIES:
             raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
@@ -143,7 +155,11 @@ class Oracle:
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
         self.device = check_device_name(device)
         self.identity = identity
+        self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
+        self._pool: WorkerPool | None = None
+        if isinstance(task, str):
+            self._pool = WorkerPool(task, self.workers or available_cores())  # starts no process yet
 
     @cached_property
     def task(self) -> Task:
@@ -151,10 +167,16 @@ class Oracle:
         return make_task(self._task, self.device) if isinstance(self._task, str) else self._task
 
     def query(
-        self, program: Program, epochs: int | None = None, seed: int = 0, *, on_step: OnStep | None = None
+        self,
+        program: Program,
+        epochs: int | None = None,
+        seed: int = 0,
+        *,
+        on_step: OnStep | None = None,
+        last_epoch_only: bool = False,
     ) -> Evaluation:
         """Evaluates one program; see `query_many`."""
-        return self.query_many([program], epochs, seed, on_step=on_step)[0]
+        return self.query_many([program], epochs, seed, on_step=on_step, last_epoch_only=last_epoch_only)[0]
 
     def query_many(
         self,
@@ -164,6 +186,7 @@ class Oracle:
         *,
         on_step: OnStep | None = None,
         on_trained: Callable[[Program, Curve], None] | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Evaluation]:
         """Evaluates programs, training each distinct unknown one once.
 
@@ -174,8 +197,10 @@ class Oracle:
             programs: What to evaluate.
             epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
             seed: Seed of the training.
-            on_step: Called after each training step.
+            on_step: Called after each training step; for trainings in worker processes only some times a second.
             on_trained: Called after each training, when its result is stored.
+            last_epoch_only: Whether the loss is all that is asked for. Some programs then take less work, and the curve
+                may hold no more than the last epoch. The loss is the same.
 
         Returns:
             An evaluation for each program, in order. Diverged programs are results, not errors.
@@ -184,6 +209,8 @@ class Oracle:
             TypeError: If something is not a `Program`.
             ValueError: If `epochs` or `seed` is out of range.
             StoreError: If the store can't be read or written.
+            WorkerError: If worker processes died or hung, each twice with the same program, or an exception ended a
+                training there. The results of all other programs are stored.
         """
         epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
         fingerprints = [fingerprint(program, method=self.identity) for program in programs]
@@ -195,12 +222,12 @@ class Oracle:
         for program, key, taken in zip(programs, keys, fingerprints, strict=True):
             if taken.status != "ok" or key in records or key in unknown:
                 continue
-            if (record := self.store.get(key, epochs)) is not None:
+            if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
                 records[key] = record
             else:
                 unknown[key] = program
         if unknown:
-            records |= self._train(unknown, epochs, seed, on_step, on_trained)
+            records |= self._train(unknown, epochs, seed, on_step, on_trained, last_epoch_only)
 
         evaluations = []
         first_asked = set(unknown)
@@ -227,29 +254,41 @@ class Oracle:
         seed: int,
         on_step: OnStep | None,
         on_trained: Callable[[Program, Curve], None] | None,
+        last_epoch_only: bool,
     ) -> dict[str, Record]:
         """Trains each program and stores its result under its key."""
         keys, programs = list(unknown), list(unknown.values())
         records: dict[str, Record] = {}
         provenance = _provenance(self.task)
-        started = time.perf_counter()
 
-        def store_curve(index: int, curve: Curve) -> None:
-            nonlocal started
-            seconds, started = time.perf_counter() - started, time.perf_counter()
+        def store_curve(index: int, curve: Curve, seconds: float) -> None:
             made = provenance | {
                 "program": programs[index].to_json(),
                 "seconds": round(seconds, 3),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made)
+            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
             self.store.add(keys[index], record)
             # Another process may have been first; then its result is the one that stays.
-            records[keys[index]] = self.store.get(keys[index], epochs) or record
+            records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
             if on_trained is not None:
                 on_trained(programs[index], curve)
 
-        self.task.train_programs(programs, epochs, seed, on_step=on_step, on_curve=store_curve)
+        if self._pool is not None and self._pool.workers > 1 and len(programs) > 1 and self.task.device == "cpu":
+            self._pool.train(
+                programs, epochs, seed, last_epoch_only=last_epoch_only, on_step=on_step, on_result=store_curve
+            )
+            return records
+        started = time.perf_counter()
+
+        def store_next(index: int, curve: Curve) -> None:
+            nonlocal started
+            store_curve(index, curve, time.perf_counter() - started)
+            started = time.perf_counter()
+
+        self.task.train_programs(
+            programs, epochs, seed, on_step=on_step, on_curve=store_next, last_epoch_only=last_epoch_only
+        )
         return records
 
     def _evaluation(
@@ -269,7 +308,14 @@ class Oracle:
             source="trained" if trained else "store",
             seconds=record.provenance.get("seconds", 0.0),
             provenance=record.provenance,
+            first_epoch=record.first_epoch,
         )
+
+    def close(self) -> None:
+        """Ends the worker processes and closes the store; a further query opens both again."""
+        if self._pool is not None:
+            self._pool.close()
+        self.store.close()
 
     def __copy__(self) -> Oracle:
         return self
@@ -278,7 +324,7 @@ class Oracle:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Oracle, (self._task, self.store, self.device, self.identity)
+        return Oracle, (self._task, self.store, self.device, self.identity, self.workers)
 
 
 def _provenance(task: Task) -> dict[str, Any]:

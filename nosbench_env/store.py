@@ -17,7 +17,7 @@ import platformdirs
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: runs has first_epoch
 APPLICATION_ID = 0x4E4F5342  # "NOSB" in the header of the SQLite file: tells a store from anybody else's database
 _LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
 
@@ -36,7 +36,7 @@ _metadata = sql.MetaData()
 _schema = sql.Table(
     "schema", _metadata, sql.Column("id", sql.Integer, primary_key=True), sql.Column("version", sql.Integer)
 )
-# One row a training, never changed or deleted. The oldest row that covers an epoch answers for it.
+# One row a training, never changed or deleted. The oldest row that holds an epoch answers for it.
 _runs = sql.Table(
     "runs",
     _metadata,
@@ -45,6 +45,7 @@ _runs = sql.Table(
     sql.Column("epoch_means", sql.Text, nullable=False),  # JSON; exact (repr) floats, non-finite ones as strings
     sql.Column("stopped_at", sql.Integer),
     sql.Column("provenance", sql.Text, nullable=False),  # JSON
+    sql.Column("first_epoch", sql.Integer, nullable=False, server_default="0"),  # last, where ALTER TABLE adds it
     sqlite_autoincrement=True,
 )
 _runs_of_key = sql.select(_runs).where(_runs.c.key == sql.bindparam("key")).order_by(_runs.c.id)
@@ -59,14 +60,16 @@ class Record:
     """The result of a training.
 
     Attributes:
-        epoch_means: The mean loss of each epoch.
+        epoch_means: The mean loss of each epoch from `first_epoch` on.
         stopped_at: After how many updates a parameter was non-finite, or None; see `Curve`.
         provenance: JSON data: the program as asked, device, versions, seconds, date.
+        first_epoch: The epoch of `epoch_means[0]`; not 0 if no more than the last epochs are known.
     """
 
     epoch_means: tuple[float, ...]
     stopped_at: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    first_epoch: int = 0
 
 
 class ResultStore:
@@ -100,27 +103,34 @@ class ResultStore:
         """The store's file; None if it is in memory."""
         return Path(self.url.database) if self.url.database else None
 
-    def get(self, key: str, epochs: int) -> Record | None:
-        """The record of a training of `epochs` epochs, or None if no stored one is that long.
+    def get(self, key: str, epochs: int, last_epoch_only: bool = False) -> Record | None:
+        """The record of a training of `epochs` epochs, or None if the stored ones don't tell all of them.
 
-        Each epoch's mean comes from the oldest training that reached it, so an answer, once given, never changes. A
-        training whose parameters turned non-finite answers for any number of epochs: NaN from there on.
+        Each epoch's mean comes from the oldest training that holds it, so an answer, once given, never changes. A
+        training whose parameters turned non-finite answers for all epochs after those it holds: NaN. `stopped_at` and
+        `provenance` are those of the training that the last epoch comes from.
+
+        Args:
+            key: The key.
+            epochs: Length of the training.
+            last_epoch_only: Whether the last epoch is enough; if it is all that is known, the record holds no other.
         """
         with self._connected() as connection:
             rows = connection.execute(_runs_of_key, {"key": key}).all()
-        means: list[float] = []
-        stopped_at: int | None = None
-        provenance: Mapping[str, Any] = {}
+        means: dict[int, float] = {}
+        last: Record | None = None  # the oldest that holds the last epoch
         for record in (self._record(row) for row in rows):
-            reached = record.epoch_means
+            held = dict(enumerate(record.epoch_means, start=record.first_epoch))
             if record.stopped_at is not None:
-                reached += (math.nan,) * (epochs - len(reached))
-            if len(reached) > len(means):
-                means += reached[len(means) : epochs]
-                stopped_at, provenance = record.stopped_at, record.provenance
-            if len(means) == epochs:
-                return Record(tuple(means), stopped_at, provenance)
-        return None
+                held |= dict.fromkeys(range(record.first_epoch + len(record.epoch_means), epochs), math.nan)
+            means = held | means
+            if last is None and epochs - 1 in held:
+                last = record
+            if last is not None and all(epoch in means for epoch in range(epochs)):
+                return Record(tuple(means[epoch] for epoch in range(epochs)), last.stopped_at, last.provenance)
+        if last is None or not last_epoch_only:
+            return None
+        return Record((means[epochs - 1],), last.stopped_at, last.provenance, first_epoch=epochs - 1)
 
     def add(self, key: str, record: Record) -> None:
         """Adds the record of a training. When this returns, the record is on disk.
@@ -132,6 +142,7 @@ class ResultStore:
             "epoch_means": json.dumps([_encode_float(float(mean)) for mean in record.epoch_means]),
             "stopped_at": record.stopped_at,
             "provenance": json.dumps(dict(record.provenance), allow_nan=False),
+            "first_epoch": record.first_epoch,
         }
         with self._connected() as connection:
             connection.execute(sql.insert(_runs).values(values))
@@ -163,7 +174,9 @@ class ResultStore:
                 raise ValueError("expected epoch means and a provenance")
             if row.stopped_at is not None and not (isinstance(row.stopped_at, int) and row.stopped_at >= 1):
                 raise ValueError(f"expected a number of updates, got {row.stopped_at!r}")
-            return Record(means, row.stopped_at, provenance)
+            if not (isinstance(row.first_epoch, int) and row.first_epoch >= 0):
+                raise ValueError(f"expected the number of an epoch, got {row.first_epoch!r}")
+            return Record(means, row.stopped_at, provenance, row.first_epoch)
         except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"the store {self.url} is damaged at record {row.id}: {error}. {_REPAIR}") from error
 
@@ -224,7 +237,7 @@ class ResultStore:
         return engine
 
     def _prepare(self, engine: sql.Engine) -> None:
-        """Checks that the file is a store of ours, and makes it one if it is new."""
+        """Checks that the file is a store of ours; makes it one if it is new, and brings an older one up to date."""
         with engine.connect() as connection:
             application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
             if application_id != APPLICATION_ID:
@@ -237,6 +250,11 @@ class ResultStore:
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.exec_driver_sql("COMMIT")
             version = connection.execute(sql.select(_schema.c.version)).scalar_one_or_none()
+            if version == 1:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # all or nothing here too
+                connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN first_epoch INTEGER DEFAULT '0' NOT NULL")
+                connection.execute(sql.update(_schema).values(version=SCHEMA_VERSION))
+                connection.exec_driver_sql("COMMIT")
         if not isinstance(version, int):
             raise StoreError(f"the store {self.path} is damaged: it does not say its version. {_REPAIR}")
         if version > SCHEMA_VERSION:

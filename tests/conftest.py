@@ -34,5 +34,5 @@ def pfn_curves() -> dict[str, Any]:
 
 @pytest.fixture
 def oracle(tmp_path: Path) -> Oracle:
-    """The toy task on a new store."""
-    return Oracle("toy", tmp_path / "oracle.sqlite", "cpu")
+    """The toy task on a new store, all in this process: what worker processes do is tested where they are."""
+    return Oracle("toy", tmp_path / "oracle.sqlite", "cpu", workers=1)

@@ -23,8 +23,8 @@ LAYERS = [
     {"tasks.pfn_population"},
     {"tasks.pfn_data"},
     {"tasks.pfn_training"},
-    {"tasks.pfn", "tasks.toy", "fingerprints", "store"},
-    {"oracle"},
+    {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints", "store"},
+    {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
     {"env"},
     {"wrappers"},
     {"agents"},

@@ -262,7 +262,7 @@ class _LayerForward:
         grad_attended = self._split(_matmul(grad_asking, layer.attention_out.weight))
         grad_value = torch.bmm(self.attention.transpose(1, 2), grad_attended)
         grad_attention = torch.bmm(grad_attended, self.value.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, torch.float32) * _SCALE
+        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype) * _SCALE
         grad_query = self._join(torch.bmm(grad_scores, self.key))
         grad_key = self._join(torch.bmm(grad_scores.transpose(1, 2), self.query))
         grad_key_value = torch.cat([grad_key, self._join(grad_value)], dim=-1)
@@ -328,10 +328,10 @@ class _Forward:
     def backward(self, grad: _Parts) -> None:
         """Writes the gradients of the losses."""
         parts, num_points = self.parts, self.log_probabilities.shape[1] // self.batch.num_datasets
-        counted = ~self.of_datasets.isnan()
+        counted = (~self.of_datasets.isnan()).to(self.of_datasets.dtype)
         factors = counted / (counted.sum(dim=1, keepdim=True) * num_points)  # of a data set's labels in the loss
         grad_logits = self.log_probabilities.exp_()
-        grad_logits.scatter_add_(-1, self.buckets, torch.full_like(self.buckets, -1.0, dtype=torch.float32))
+        grad_logits.scatter_add_(-1, self.buckets, grad_logits.new_full(self.buckets.shape, -1.0))
         grad_logits *= factors.repeat(1, num_points).unsqueeze(-1)
 
         grad.decoder_output.become_gradient(self.activated, grad_logits)

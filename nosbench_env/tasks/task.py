@@ -43,7 +43,8 @@ class Curve:
         step_losses: `(epochs, steps per epoch)` float64, the training loss of each step before its update, in the
             task's unit (nats for "pfn"). NaN after the parameters turned non-finite: no further step is computed.
         stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
-            such a curve is finite to its end, and any longer training is known to be NaN from there on.
+            such a curve is finite to its end, and any longer training is known to be NaN from there on. Counted from
+            the beginning of the training, whatever `first_epoch` is.
         first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
     """
 
@@ -53,7 +54,7 @@ class Curve:
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:
-        """The mean loss of each epoch, `(epochs,)` float64."""
+        """The mean loss of each epoch from `first_epoch` on, `(epochs,)` float64."""
         means: NDArray[np.float64] = self.step_losses.mean(axis=1)
         return means
 
@@ -116,6 +117,7 @@ class Task(Protocol):
         *,
         on_step: OnStep | None = None,
         on_curve: OnCurve | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Curve]:
         """Trains once with each program, as `train` with `ProgramOptimizer` would; a task may do it faster.
 
@@ -125,5 +127,8 @@ class Task(Protocol):
             seed: As in `train`.
             on_step: As in `train`, for each training.
             on_curve: Called with a program's index and curve as soon as it is known, so that none need be lost.
+            last_epoch_only: A hint that only the last epoch's mean is asked for: a task may then return curves that
+                hold only that epoch (`first_epoch = epochs - 1`), as it can with less work for a program that reads no
+                gradient.
         """
         ...

@@ -84,8 +84,9 @@ class ToyTask:
         *,
         on_step: OnStep | None = None,
         on_curve: OnCurve | None = None,
+        last_epoch_only: bool = False,
     ) -> list[Curve]:
-        """Trains once with each program; see `Task.train_programs`."""
+        """Trains once with each program; see `Task.train_programs`. Its curves are always whole."""
         return train_programs_in_turn(self, programs, epochs, seed, on_step, on_curve)
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,14 @@ def train_programs_in_turn(
     """`Task.train_programs` for a task that knows nothing faster than one training after the other."""
     curves = []
     for index, program in enumerate(programs):
-        curve = task.train(partial(ProgramOptimizer, program=program), epochs, seed, on_step=on_step)
+
+        def tell(progress: Progress, index: int = index) -> None:
+            if on_step is not None:
+                on_step(replace(progress, index=index, programs=len(programs)))
+
+        curve = task.train(
+            partial(ProgramOptimizer, program=program), epochs, seed, on_step=None if on_step is None else tell
+        )
         if on_curve is not None:
             on_curve(index, curve)
         curves.append(curve)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 import os
@@ -114,6 +115,36 @@ def test_batches_are_asked_for_and_told_together(oracle: Oracle, tmp_path: Path)
     assert [entry.batch for entry in history(tmp_path / "r")] == [1] * 4 + [2] * 4 + [3] * 2
 
 
+def test_worker_processes_change_nothing_but_the_time(oracle: Oracle, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"epochs": 1, "batch_size": 6}
+    with contextlib.closing(Oracle("toy", tmp_path / "s.sqlite", "cpu", workers=2)) as parallel:
+        for name, asked in (("one", oracle), ("two", parallel)):
+            search(RandomSearch(), asked, Budget(queries=40), folder=tmp_path / name, **arguments)
+    assert told(history(tmp_path / "one")) == told(history(tmp_path / "two"))
+    assert parallel.statistics == oracle.statistics
+
+
+def test_random_search_proposes_the_same_programs_whatever_the_batch(oracle: Oracle, tmp_path: Path) -> None:
+    for batch_size in (1, 7):
+        folder = tmp_path / str(batch_size)
+        search(RandomSearch(), oracle, Budget(queries=25), epochs=1, folder=folder, batch_size=batch_size)
+    programs = [[entry.program for entry in history(tmp_path / name)] for name in ("1", "7")]
+    assert programs[0] == programs[1]
+
+
+def test_searches_ask_for_the_last_epoch_alone(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    query_many = oracle.query_many
+
+    def listen(*arguments: Any, last_epoch_only: bool = False, **more: Any) -> Any:
+        asked.append(last_epoch_only)
+        return query_many(*arguments, last_epoch_only=last_epoch_only, **more)
+
+    monkeypatch.setattr(oracle, "query_many", listen)
+    search(RandomSearch(), oracle, Budget(queries=2), epochs=1, reference=KNOWN_PROGRAMS["SGD"])
+    assert asked == [True] * 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path: Path, batch_size: int) -> None:
     def run(name: str, interruptions: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
@@ -131,7 +162,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path: Path, batc
         return told(history(tmp_path / name))
 
     def run_once(name: str, on_query: Any) -> None:
-        oracle = Oracle("toy", tmp_path / f"{name}.sqlite", "cpu")
+        oracle = Oracle("toy", tmp_path / f"{name}.sqlite", "cpu", workers=1)
         search(
             small_evolution(),
             oracle,

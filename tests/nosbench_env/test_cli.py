@@ -131,6 +131,8 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["search", "--budget", "0"], "budget: queries must be a positive integer, got 0"),
         (["search", "--run", "corrupt", "--task", "toy"], "can't use the run folder corrupt"),
         (["search", "--store", "corrupt", "--task", "toy"], "damaged or no SQLite database"),
+        (["search", "--batch", "0", "--task", "toy"], "batch_size must be an integer >= 1, got 0"),
+        (["search", "--workers", "0", "--task", "toy"], "workers must be an integer >= 1, got 0"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )
@@ -180,6 +182,37 @@ def test_a_run_folder_of_another_configuration_is_refused(nosbench) -> None:
     assert "here holds another run: seed is 0, now 1. Choose another folder with --run" in run.err
 
 
+def test_batches_have_a_run_folder_of_their_own_and_the_same_random_search(nosbench, tmp_path: Path) -> None:
+    command = ["search", *TOY, "--epochs", "1", "--budget", "12", "--json"]
+    for agent, folder in (("rs", "rs-toy-e1-s0"), ("re", "re-adamw-toy-e1-s0")):
+        one, several = (
+            json.loads(nosbench(*command, "--agent", agent, *more).out)
+            for more in ([], ["--batch", "5", "--workers", "2"])
+        )
+        assert (one["run"], several["run"]) == (f"runs/{folder}", f"runs/{folder}-b5")
+        assert one["best"]["loss"] == several["best"]["loss"]
+        config = json.loads((tmp_path / several["run"] / "config.json").read_text())
+        assert config["batch_size"] == 5
+
+
+def test_a_program_that_no_worker_survives_is_said_and_the_same_command_goes_on(
+    nosbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nosbench_env.tasks.worker_pool import WorkerError, WorkerPool
+
+    def fail(*_: object, **__: object) -> None:
+        raise WorkerError("1 of 4 programs could not be trained")
+
+    command = ["search", *TOY, "--agent", "rs", "--epochs", "1", "--budget", "40", "--batch", "8", "--workers", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkerPool, "train", fail)
+        run = nosbench(*command)
+    assert run.code == 2
+    assert run.err.endswith("nosbench: 1 of 4 programs could not be trained\n")
+    again = nosbench(*command[:-1], "1", "--json")
+    assert json.loads(again.out)["queries"] == 40
+
+
 def test_distinct_programs_can_limit_a_search(nosbench) -> None:
     run = nosbench("search", *TOY, "--agent", "rs", "--epochs", "1", "--distinct", "4", "--json", "--quiet")
     assert json.loads(run.out)["distinct"] == 4
@@ -191,7 +224,10 @@ def test_a_program_of_ones_own_can_be_the_start(nosbench) -> None:
     assert json.loads(run.out)["best"]["program"] == [["mul", [1, 5], 9]]
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("batch", "folder"), [([], "rs-toy-e5-s0"), (["--batch", "4", "--workers", "2"], "rs-toy-e5-s0-b4")]
+)
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path, batch: list[str], folder: str) -> None:
     command = [
         sys.executable,
         "-m",
@@ -204,12 +240,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
         "5",
         "--budget",
         "100",
+        *batch,
     ]
     environment = os.environ | {"NOSBENCH_STORE": str(tmp_path / "s.sqlite")}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    history = tmp_path / "runs" / "rs-toy-e5-s0" / "history.jsonl"
+    history = tmp_path / "runs" / folder / "history.jsonl"
     deadline = time.monotonic() + 60
     while not (history.exists() and history.stat().st_size > 1000) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -217,7 +254,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "all are kept in runs/rs-toy-e5-s0" in err
+    assert f"all are kept in runs/{folder}" in err
     assert "To go on, run the same command again." in err
     done = history.read_text().splitlines()
     assert 0 < len(done) < 100

@@ -299,3 +299,112 @@ def test_state_follows_its_parameters_to_another_precision_by_load() -> None:
     loaded = ProgramOptimizer(double.model.parameters(), ADAMW)
     loaded.load_state_dict(optimizer.state_dict())
     assert all(param.isfinite().all() for param in double.run(loaded, 2))
+
+
+def random_grads(params: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator)
+
+
+def make_params() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 40), (7,), ()]]
+
+
+@pytest.mark.parametrize("program", [*STATEFUL, SCALARS], ids=lambda program: str(len(program)))
+@pytest.mark.parametrize("lr", [1.0, 0.3])
+def test_fused_steps_are_the_plain_ones(program: Program, lr: float) -> None:
+    plain, fused = make_params(), make_params()
+    optimizers = [ProgramOptimizer(plain, program, lr), ProgramOptimizer(fused, program, lr, fused=True)]
+    for step in range(6):
+        for params, optimizer in zip((plain, fused), optimizers, strict=True):
+            random_grads(params, step)
+            if step == 3:
+                params[1].grad = None  # a parameter that is left out once falls a step behind
+            optimizer.step()
+    for expected, found in zip(plain, fused, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("program", [*STATEFUL, SCALARS], ids=lambda program: str(len(program)))
+@pytest.mark.parametrize("fused", [False, True])
+def test_fused_and_plain_optimizers_continue_each_others_states(program: Program, fused: bool) -> None:
+    whole, parts = make_params(), make_params()
+    optimizer = ProgramOptimizer(whole, program)
+    first = ProgramOptimizer(parts, program, fused=fused)
+    second = ProgramOptimizer(parts, program, fused=not fused)
+    for step in range(5):
+        random_grads(whole, step)
+        optimizer.step()
+        random_grads(parts, step)
+        if step == 3:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+        (first if step < 3 else second).step()
+    for expected, found in zip(whole, parts, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_copy_of_a_fused_optimizer_goes_on_alike(copied: Any) -> None:
+    params = make_params()
+    optimizer = ProgramOptimizer(params, ADAMW, fused=True)
+    random_grads(params, 0)
+    optimizer.step()
+    params_copy, optimizer_copy = copied((params, optimizer))
+    for own, its in ((params, optimizer), (params_copy, optimizer_copy)):
+        random_grads(own, 1)
+        its.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, params_copy, strict=True))
+
+
+def test_fused_takes_gradients_of_any_layout() -> None:
+    plain, fused = [nn.Parameter(torch.ones(3, 4))], [nn.Parameter(torch.ones(3, 4))]
+    for params, is_fused in ((plain, False), (fused, True)):
+        optimizer = ProgramOptimizer(params, ADAMW, fused=is_fused)
+        for grad in (torch.arange(12.0).reshape(4, 3).t(), torch.ones(1).expand(3, 4)):
+            params[0].grad = grad
+            optimizer.step()
+    torch.testing.assert_close(fused[0], plain[0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("param", "found"),
+    [
+        (torch.ones(2, dtype=torch.float64), r"got torch\.float64 on cpu"),
+        (torch.ones(2, dtype=torch.bfloat16), r"got torch\.bfloat16 on cpu"),
+        (torch.ones(2, device="meta"), r"got torch\.float32 on meta"),
+        (torch.ones(3, 2).t(), "not contiguous"),
+    ],
+)
+def test_what_fused_does_not_take_is_refused(param: torch.Tensor, found: str) -> None:
+    with pytest.raises(ValueError, match=f"fused=True takes contiguous float32 parameters.*{found}.*fused=False"):
+        ProgramOptimizer([nn.Parameter(param)], ADAMW, fused=True)
+
+
+def test_a_state_of_the_wrong_shape_is_refused_before_anything_is_read() -> None:
+    params = [nn.Parameter(torch.ones(3))]
+    optimizer = ProgramOptimizer(params, ADAMW, fused=True)
+    for step in range(2):
+        random_grads(params, step)
+        optimizer.step()
+    optimizer.state[params[0]]["memory"][12] = torch.ones(2)
+    with pytest.raises(ValueError, match=r"slot 12 of a memory holds \(2,\), expected float32 of shape \(3,\)"):
+        optimizer.step()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("program", [*STATEFUL, SCALARS], ids=lambda program: str(len(program)))
+def test_gpu_fused_steps_are_the_cpus(program: Program) -> None:
+    on_cpu = make_params()
+    on_gpu = [nn.Parameter(param.detach().cuda()) for param in on_cpu]
+    optimizers = [ProgramOptimizer(on_cpu, program), ProgramOptimizer(on_gpu, program, fused=True)]
+    for step in range(6):
+        random_grads(on_cpu, step)
+        for own, other in zip(on_cpu, on_gpu, strict=True):
+            assert own.grad is not None
+            other.grad = own.grad.cuda()
+        for optimizer in optimizers:
+            optimizer.step()
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)

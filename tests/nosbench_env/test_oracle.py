@@ -1,7 +1,11 @@
+import contextlib
 import copy
 import json
 import math
+import multiprocessing
 import pickle
+import sys
+import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -9,13 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import programs
+from workers import train_two
 
-from nosbench_env import KNOWN_PROGRAMS, Evaluation, Oracle, Program, ResultStore, make_task
+from nosbench_env import KNOWN_PROGRAMS, Curve, Evaluation, Oracle, Program, ResultStore, make_task
 from nosbench_env.store import Record
+from nosbench_env.tasks.task import Progress
+from nosbench_env.tasks.toy import ToyTask
+from nosbench_env.tasks.worker_pool import WorkerError, WorkerPool
 
 ADAM, SGD = KNOWN_PROGRAMS["Adam"], KNOWN_PROGRAMS["SGD"]
 SGD_OTHERWISE = Program.parse("r10 = mul(grad, 0.01)")
 DIVERGES = Program.parse("r9 = log(-1.0)".replace("-1.0", "r9") + "; r9 = mul(r9, r10)")
+QUICK_WORKER = Path(__file__).parents[1] / "support" / "quick_worker.py"
 # Lives on the probe (10 steps) and dies on the task at step 26, in epoch 3.
 DIES_AT_26 = Program.parse(
     "r9 = mul(0.1, step); r10 = add(1.0, 1.0); r10 = add(r10, 0.5); r9 = sub(r10, r9); r9 = add(r9, 0.01)"
@@ -175,6 +184,122 @@ def test_construction_opens_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class LastEpochTask(ToyTask):
+    """Returns no more than it is asked for."""
+
+    name = "last"
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.asked: list[tuple[int, bool]] = []
+
+    def train_programs(self, programs, epochs=None, seed=0, *, on_step=None, on_curve=None, last_epoch_only=False):
+        self.asked.append((epochs, last_epoch_only))
+
+        def on_whole_curve(index: int, curve: Curve) -> None:
+            if last_epoch_only:
+                curve = Curve(curve.step_losses[-1:], curve.stopped_at, first_epoch=epochs - 1)
+            on_curve(index, curve)
+
+        return super().train_programs(programs, epochs, seed, on_step=on_step, on_curve=on_whole_curve)
+
+
+def test_the_last_epoch_alone_is_trained_and_told_if_asked_for(tmp_path: Path) -> None:
+    task = LastEpochTask()
+    oracle = Oracle(task, tmp_path / "s.sqlite")
+    last = oracle.query(ADAM, epochs=4, last_epoch_only=True)
+    assert (last.curve, last.first_epoch, last.source) == ((last.loss,), 3, "trained")
+    assert oracle.query(ADAM, epochs=4, last_epoch_only=True).hit
+    whole = oracle.query(ADAM, epochs=4)
+    assert (whole.hit, whole.first_epoch, len(whole.curve)) == (False, 0, 4)
+    assert whole.loss == last.loss
+    again = oracle.query(ADAM, epochs=4, last_epoch_only=True)
+    assert (again.hit, again.curve) == (True, whole.curve)
+    shorter = oracle.query(ADAM, epochs=2, last_epoch_only=True)
+    assert (shorter.hit, shorter.curve) == (True, whole.curve[:2])
+    assert task.asked == [(4, True), (4, False)]
+    assert (last.to_json()["first_epoch"], whole.to_json()["first_epoch"]) == (3, 0)
+
+
+def test_a_death_known_from_the_last_epoch_alone_answers_for_longer_trainings(tmp_path: Path) -> None:
+    oracle = Oracle(LastEpochTask(), tmp_path / "s.sqlite")
+    dead = oracle.query(DIES_AT_26, epochs=5, last_epoch_only=True)
+    longer = oracle.query(DIES_AT_26, epochs=9, last_epoch_only=True)
+    assert (dead.status, dead.hit, longer.status, longer.hit, longer.first_epoch) == ("nan", False, "nan", True, 8)
+    assert oracle.query(DIES_AT_26, epochs=2, last_epoch_only=True).status == "ok"
+
+
+def test_seconds_are_those_of_the_training_alone(oracle: Oracle) -> None:
+    slow = lambda *_: time.sleep(0.5)  # noqa: E731
+    found = oracle.query_many([SGD, ADAM, KNOWN_PROGRAMS["RMSprop"]], epochs=1, on_trained=slow)
+    assert all(0 < evaluation.seconds < 0.5 for evaluation in found)
+
+
+def started(oracle: Oracle) -> int:
+    """How many worker processes an oracle has."""
+    return 0 if oracle._pool is None else len(oracle._pool._alive)
+
+
+def test_several_unknown_programs_are_trained_by_workers_to_the_same_results(oracle: Oracle) -> None:
+    asked = [SGD, ADAM, DIVERGES, SGD_OTHERWISE, DIES_AT_26, SGD]
+    expected = oracle.query_many(asked, epochs=4)
+    with contextlib.closing(Oracle("toy", "sqlite://", "cpu", workers=2)) as parallel:
+        found = parallel.query_many(asked, epochs=4)
+        for one, other in zip(expected, found, strict=True):
+            assert repr(one.curve) == repr(other.curve)
+            assert (one.program, one.key, one.source, one.hit) == (other.program, other.key, other.source, other.hit)
+            assert set(one.provenance) == set(other.provenance)
+        assert parallel.statistics == oracle.statistics
+        assert started(parallel) == 2
+        steps: list[Progress] = []
+        trained: list[Program] = []
+        parallel.query_many(
+            [SGD, ADAM, DIES_AT_26], 6, on_step=steps.append, on_trained=lambda program, _: trained.append(program)
+        )
+        assert {(step.index, step.programs) for step in steps} == {(0, 2), (1, 2)}
+        assert sorted(map(str, trained)) == sorted(map(str, [SGD, ADAM]))
+    assert started(parallel) == 0
+
+
+def test_a_single_program_a_task_of_ones_own_and_one_worker_start_no_process(tmp_path: Path) -> None:
+    alone = Oracle("toy", "sqlite://", "cpu", workers=4)
+    alone.query_many([SGD, SGD_OTHERWISE, DIVERGES], epochs=1)
+    own_task = Oracle(make_task("toy", "cpu"), "sqlite://", workers=4)
+    own_task.query_many([SGD, ADAM], epochs=1)
+    in_process = Oracle("toy", "sqlite://", "cpu", workers=1)
+    in_process.query_many([SGD, ADAM], epochs=1)
+    assert [started(oracle) for oracle in (alone, own_task, in_process)] == [0, 0, 0]
+
+
+def test_a_program_that_no_worker_survives_is_named_and_the_others_are_stored(oracle: Oracle, tmp_path: Path) -> None:
+    command = (sys.executable, str(QUICK_WORKER), str(tmp_path), '{"mul": "kill"}')
+    oracle._pool = WorkerPool("toy", 2, command=command)
+    with pytest.raises(WorkerError, match=r"1 of 3 programs .*\n\nr10 = mul\(grad, 0.01\)\n-> .*SIGKILL"):
+        oracle.query_many([ADAM, SGD_OTHERWISE, KNOWN_PROGRAMS["SignSGD"]], epochs=1)
+    assert len(oracle.store) == 2
+    assert oracle.query(ADAM, epochs=1).hit
+    oracle._pool = None
+    assert oracle.query(SGD, epochs=1).status == "ok"
+
+
+def test_copies_and_pickles_of_an_oracle_with_workers(tmp_path: Path) -> None:
+    with contextlib.closing(Oracle("toy", tmp_path / "s.sqlite", "cpu", workers=2)) as oracle:
+        oracle.query_many([SGD, ADAM], epochs=1)
+        assert copy.deepcopy(oracle) is oracle
+        elsewhere = pickle.loads(pickle.dumps(oracle))
+        assert (elsewhere.workers, started(elsewhere), started(oracle)) == (2, 0, 2)
+        assert elsewhere.query(SGD, epochs=1).hit
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_daemonic_processes_may_have_workers(tmp_path: Path, method: str) -> None:
+    process = multiprocessing.get_context(method).Process(target=train_two, args=(tmp_path / "s.sqlite",), daemon=True)
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert len(ResultStore(tmp_path / "s.sqlite")) == 2
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(programs())
 def test_any_program_is_evaluated(oracle: Oracle, program: Program) -> None:
@@ -187,6 +312,9 @@ def test_bad_arguments_are_refused(oracle: Oracle) -> None:
         Oracle("mnist")
     with pytest.raises(ValueError, match="unknown identity 'hash'; known are paper"):
         Oracle("toy", identity="hash")
+    for bad in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ValueError, match="workers must be an integer >= 1, got"):
+            Oracle("toy", workers=bad)
     with pytest.raises(TypeError, match=r"must be a Program, such as KNOWN_PROGRAMS.*, got str"):
         oracle.query("SGD")
     with pytest.raises(ValueError, match="epochs must be"):

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sql
 from hypothesis import given
 from hypothesis import strategies as st
-from workers import write_many
+from workers import read_after, write_many
 
 from nosbench_env import ResultStore, StoreError
 from nosbench_env.store import Record
@@ -51,6 +51,65 @@ def test_a_stopped_training_answers_for_any_length(store: ResultStore) -> None:
     store.add("b", Record((3.0, 2.0), stopped_at=20))  # stopped by its very last update
     assert store.get("b", 2).epoch_means == (3.0, 2.0)
     assert math.isnan(store.get("b", 3).epoch_means[-1])
+
+
+def test_a_record_of_the_last_epoch_answers_only_for_it(store: ResultStore) -> None:
+    store.add("a", Record((1.0,), None, {"run": 1}, first_epoch=2))
+    assert store.get("a", 3) is None
+    assert store.get("a", 3, last_epoch_only=True) == Record((1.0,), None, {"run": 1}, first_epoch=2)
+    for epochs in (1, 2, 4):
+        assert store.get("a", epochs, last_epoch_only=True) is None
+
+
+def test_epochs_of_several_records_make_a_whole_one_each_from_the_oldest(store: ResultStore) -> None:
+    store.add("a", Record((1.0,), None, {"run": 1}, first_epoch=2))
+    store.add("a", Record((3.0, 2.0), None, {"run": 2}))
+    assert store.get("a", 2) == Record((3.0, 2.0), None, {"run": 2})
+    for last_epoch_only in (False, True):  # all is known, so all is told
+        assert store.get("a", 3, last_epoch_only) == Record((3.0, 2.0, 1.0), None, {"run": 1})
+    store.add("a", Record((9.0, 9.0, 9.0, 9.0), None, {"run": 3}))
+    assert store.get("a", 3) == Record((3.0, 2.0, 1.0), None, {"run": 1})
+    assert store.get("a", 4) == Record((3.0, 2.0, 1.0, 9.0), None, {"run": 3})
+
+
+def test_a_stopped_record_of_the_last_epoch_is_nan_later_and_unknown_before(store: ResultStore) -> None:
+    store.add("a", Record((NAN,), stopped_at=26, first_epoch=4))
+    assert store.get("a", 4, last_epoch_only=True) is None
+    for epochs in (5, 6, 20):
+        found = store.get("a", epochs, last_epoch_only=True)
+        assert (str(found.epoch_means), found.stopped_at, found.first_epoch) == ("(nan,)", 26, epochs - 1)
+        assert store.get("a", epochs) is None
+
+
+EPOCHS = 5
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> Record:
+    """What trainings that disagree about everything may have left."""
+    first_epoch, length = draw(st.integers(0, EPOCHS - 1)), draw(st.integers(1, EPOCHS))
+    means = tuple(draw(st.floats(0, 1)) for _ in range(length))
+    return Record(means, draw(st.sampled_from([None, 7])), {"run": draw(st.integers())}, first_epoch)
+
+
+@given(st.lists(trainings(), min_size=1, max_size=6))
+def test_an_answer_once_given_stays(records: list[Record]) -> None:
+    store = ResultStore("sqlite://")
+    losses: dict[int, str] = {}
+    curves: dict[int, str] = {}
+    for record in records:
+        store.add("a", record)
+        for epochs in range(1, EPOCHS + 2):
+            last, whole = store.get("a", epochs, last_epoch_only=True), store.get("a", epochs)
+            if last is not None:
+                assert losses.setdefault(epochs, repr(last.epoch_means[-1])) == repr(last.epoch_means[-1])
+                assert last.first_epoch in (0, epochs - 1)
+                assert len(last.epoch_means) == epochs - last.first_epoch
+            if whole is not None:
+                assert repr(whole) == repr(last)
+                assert curves.setdefault(epochs, repr(whole)) == repr(whole)
+            assert (epochs in losses, epochs in curves) == (last is not None, whole is not None)
+    store.close()
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=30))
@@ -170,6 +229,9 @@ def test_a_damaged_record_is_named(store: ResultStore) -> None:
         ("stopped_at", "abc"),
         ("stopped_at", "-5"),
         ("stopped_at", "1.5"),
+        ("first_epoch", "abc"),
+        ("first_epoch", "-1"),
+        ("first_epoch", "0.5"),
         ("provenance", "[]"),
         ("provenance", '{"seconds": "x"}'),
         ("provenance", "garbage"),
@@ -226,8 +288,8 @@ def test_a_newer_schema_is_refused(store: ResultStore) -> None:
     store.add("a", Record((1.0,)))
     store.close()
     with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE schema SET version = 2")
-    with pytest.raises(StoreError, match="has version 2, this nosbench_env reads up to 1: upgrade nosbench_env"):
+        connection.execute("UPDATE schema SET version = 3")
+    with pytest.raises(StoreError, match="has version 3, this nosbench_env reads up to 2: upgrade nosbench_env"):
         ResultStore(store.path).get("a", 1)
 
 
@@ -247,6 +309,83 @@ def test_a_kill_while_the_file_is_made_leaves_one_that_is_completed(store: Resul
     store.add("a", Record((1.0,)))
     assert store.get("a", 1) is not None
     assert len(store) == 1
+
+
+@pytest.fixture
+def version_1(tmp_path: Path) -> Path:
+    """A store as the first version made it, with a result and one that stopped."""
+    path = tmp_path / "version_1.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE schema (id INTEGER NOT NULL, version INTEGER, PRIMARY KEY (id))")
+        connection.execute(
+            "CREATE TABLE runs (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, "
+            "epoch_means TEXT NOT NULL, stopped_at INTEGER, provenance TEXT NOT NULL)"
+        )
+        connection.execute("CREATE INDEX ix_runs_key ON runs (key)")
+        connection.execute("INSERT INTO schema VALUES (1, 1)")
+        connection.execute("INSERT INTO runs VALUES (3, 'a', '[1.5, 0.1]', NULL, '{\"seconds\": 2.0}')")
+        connection.execute("INSERT INTO runs VALUES (7, 'b', '[1.5, \"nan\"]', 17, '{}')")
+        connection.execute("PRAGMA application_id = 0x4E4F5342")
+    connection.close()
+    return path
+
+
+def check_migrated(path: Path) -> None:
+    store = ResultStore(path)
+    assert store.get("a", 2) == Record((1.5, 0.1), None, {"seconds": 2.0})
+    assert repr(store.get("b", 3)) == repr(Record((1.5, NAN, NAN), 17))
+    assert len(store) == 2
+    store.add("c", Record((1.0,), first_epoch=3))
+    assert store.get("c", 4, last_epoch_only=True) == Record((1.0,), first_epoch=3)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT version FROM schema").fetchall() == [(2,)]
+        assert connection.execute("SELECT id, first_epoch FROM runs").fetchall() == [(3, 0), (7, 0), (8, 3)]
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_of_version_1_is_brought_up_to_date_and_keeps_its_results(version_1: Path) -> None:
+    check_migrated(version_1)
+
+
+def test_an_older_store_gets_the_tables_that_a_new_one_has(version_1: Path, store: ResultStore) -> None:
+    ResultStore(version_1).get("a", 1)
+    store.get("a", 1)
+    shapes = []
+    for path in (version_1, store.path):
+        with sqlite3.connect(path) as connection:
+            shapes.append(connection.execute("PRAGMA table_info(runs)").fetchall())
+    assert [column[1:4] for column in shapes[0]] == [column[1:4] for column in shapes[1]]  # names, types, not null
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "ALTER", "UPDATE schema", "COMMIT"])
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_kill_during_the_update_of_an_older_store_loses_nothing(version_1: Path, statement: str, moment: str) -> None:
+    child = os.fork()
+    if child == 0:
+
+        def kill(_connection: object, _cursor: object, text: str, *_: object) -> None:
+            if text.strip().startswith(statement):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sql.event.listen(sql.Engine, moment, kill)
+        ResultStore(version_1).get("a", 1)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    check_migrated(version_1)
+
+
+def test_processes_that_open_an_older_store_at_once_update_it_once(version_1: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(6)
+    workers = [context.Process(target=read_after, args=(version_1, "a", barrier)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    check_migrated(version_1)
 
 
 @pytest.mark.parametrize("damage", ["DELETE FROM schema", "DROP TABLE schema", "DROP TABLE runs"])

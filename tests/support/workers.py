@@ -19,9 +19,28 @@ def write_many(path: Path, worker: int, rounds: int, barrier: Any) -> None:
         assert store.get("shared", 1) is not None
 
 
+def read_after(path: Path, key: str, barrier: Any) -> None:
+    """Opens a store together with the other workers, and reads a record."""
+    from nosbench_env.store import ResultStore
+
+    barrier.wait()
+    assert ResultStore(path).get(key, 1) is not None
+
+
 def random_search(path: Path, seed: int, queries: int) -> None:
     """A short random search on the toy task."""
     from nosbench_env import Oracle
     from nosbench_env.agents import Budget, RandomSearch, search
 
     search(RandomSearch(seed=seed), Oracle("toy", path, "cpu"), Budget(queries=queries), epochs=1)
+
+
+def train_two(path: Path) -> None:
+    """Trains with two programs, in worker processes."""
+    from nosbench_env import KNOWN_PROGRAMS, Oracle
+
+    oracle = Oracle("toy", path, "cpu", workers=2)
+    oracle.query_many([KNOWN_PROGRAMS["SGD"], KNOWN_PROGRAMS["Adam"]], epochs=1)
+    assert oracle._pool is not None
+    assert len(oracle._pool._alive) == 2
+    oracle.close()

@@ -1,0 +1,99 @@
+"""A worker process of `WorkerPool`: trains with the programs that come in on stdin, and answers on stdout.
+
+Requests and replies are JSON objects, one a line; floats travel exactly, by their shortest repr, and may be NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from nosbench_env.program import Program
+from nosbench_env.tasks import make_task
+
+if TYPE_CHECKING:
+    from nosbench_env.tasks.task import Curve, Progress, Task
+
+HEARTBEAT_S = 0.2  # how often a training tells its progress, which also shows that it is alive
+
+Reply = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """Answers requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it ends its workers
+    requests, replies = _claim_pipes()
+
+    def reply(message: dict[str, Any]) -> None:
+        try:
+            replies.write(json.dumps(message).encode() + b"\n")
+            replies.flush()
+        except BrokenPipeError:  # the parent is gone; there is nobody to train for
+            os._exit(0)
+
+    replies.write(b"\n")  # ends whatever an import has printed before the pipes were ours
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        task = make_task(sys.argv[1], "cpu")
+    except Exception as error:
+        reply({"failed": f"{type(error).__name__}: {error}"})
+        return
+    reply({"ready": True})
+    for line in requests:
+        request = json.loads(line)
+        reply({"index": request["index"]} | _train(task, request, reply))
+
+
+def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    """What one request is answered with at the end; progress is told on the way."""
+    told = time.monotonic()
+
+    def on_step(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= HEARTBEAT_S or progress.step == progress.steps:
+            told = time.monotonic()
+            step = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
+            reply({"index": request["index"]} | step)
+
+    started = time.perf_counter()
+    try:
+        curve: Curve = task.train_programs(
+            [Program.from_json(request["program"])],
+            request["epochs"],
+            request["seed"],
+            on_step=on_step,
+            last_epoch_only=request["last_epoch_only"],
+        )[0]
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {
+        "step_losses": curve.step_losses.tolist(),
+        "stopped_at": curve.stopped_at,
+        "first_epoch": curve.first_epoch,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes to the parent, out of reach of any library that prints or reads: prints go to stderr from here on."""
+    try:
+        os.fstat(2)
+    except OSError:  # the parent has no stderr
+        os.open(os.devnull, os.O_WRONLY)  # takes the free number, 2
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+if __name__ == "__main__":
+    main()
