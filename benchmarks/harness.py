@@ -60,7 +60,7 @@ def print_table(seconds: Mapping[str, Sequence[float]], baseline: str) -> None:
 
 
 def record(name: str, figures: Mapping[str, object]) -> None:
-    """Appends figures, with date, device and versions, as a JSON line to `results/<name>.jsonl`, and says so."""
+    """Appends figures, with date, device, its load and versions, as a JSON line to `results/<name>.jsonl`; says so."""
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device(),
@@ -88,6 +88,8 @@ def _device() -> dict[str, object]:
     import torch
 
     device: dict[str, object] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
+    if hasattr(os, "getloadavg"):  # of the last minute, this benchmark included
+        device["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
         device["gpu"] = torch.cuda.get_device_name()
     return device
