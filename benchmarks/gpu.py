@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one call: correctness, seconds per evaluation, launches, memory, distance to peak.
 
     python benchmarks/gpu.py [--minutes 8] [--sections NAME ...] [--no-record]
-    python benchmarks/gpu.py --device cpu          # every section at a small size, to find defects without a GPU
+    python benchmarks/gpu.py --device cpu          # every section at a small size, not recorded, to find defects
 
 Sections (see their functions): each prints its figures and records them at once as a line of its own. One that fails is
 printed with its traceback and recorded as failed, and the others go on: on a GPU each runs in a process of its own, so
@@ -122,12 +122,12 @@ def in_processes(options: argparse.Namespace, figures_file: Path) -> None:
 
 
 def note(file: Path, section: str, figures: Mapping[str, object], options: argparse.Namespace) -> None:
-    """Keeps figures for later sections and the summary, and records them."""
+    """Keeps figures for later sections and the summary, and records them; not those of small sizes."""
     line = {"section": section, **figures}
     with open(file, "a") as lines:
         lines.write(json.dumps(line) + "\n")
-    if not options.no_record:
-        record("gpu", {"on": options.device, "small": options.small, **line})
+    if not options.no_record and not options.small:
+        record("gpu", line)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
