@@ -232,8 +232,10 @@ class Bench:
 def correctness(bench: Bench) -> str | None:
     """Losses of the first steps on the device against the CPU's fast path; populations against singles.
 
-    Within 1e-6 in steps 0 to 10, and dead at the same step; programs with jumps are shown and not judged. Blocks are
-    shortened, so that several are run and dead programs are dropped between two.
+    Within 1e-6 in steps 0 to 10, and dead at the same step. Some programs amplify rounding faster than that: beside
+    stands what the CPU's own losses change by when the initial weights do by 1e-7 of themselves, and ten times as much
+    is allowed. Programs with jumps are shown and not judged. Blocks are shortened, so that several are run and dead
+    programs are dropped between two.
     """
     steps = 14
     programs = dict(list(PROGRAMS.items())[-5:]) if bench.small else PROGRAMS
@@ -243,25 +245,34 @@ def correctness(bench: Bench) -> str | None:
     engine = short_blocks(bench.engine([programs[name] for name in with_gradient], steps))
     for name, curve in zip(with_gradient, curves(engine, len(with_gradient), steps), strict=True):
         populations[name] = curve
-    print(f"{'':26} {'device-CPU':>11} {'population-CPU':>15}  stopped at: CPU, device, population")
+    print(f"{'':26} {'device':>9} {'population':>10} {'perturbed':>10}  stopped at: CPU, device, population")
     for name, program in programs.items():
         expected = curves(CPUEngine([program], 0, steps), 1, steps)[0]
+        perturbed = difference(curves(perturb(CPUEngine([program], 0, steps)), 1, steps)[0], expected)
         single = curves(short_blocks(bench.engine([program], steps)), 1, steps)[0]
         population = populations.get(name, single)
         differences = [difference(curve, expected) for curve in (single, population)]
         stopped = [curve.stopped_at for curve in (expected, single, population)]
         jumps = any(instruction.function in JUMPS for instruction in program)
-        wrong = not all(value <= TOLERANCE for value in differences) or len(set(stopped)) > 1
+        allowed = max(TOLERANCE, 10 * perturbed)
+        wrong = not all(value <= allowed for value in differences) or len(set(stopped)) > 1
         if wrong and not jumps:
             bad.append(name)
-        remark = "jumps: not judged" if jumps else "WRONG" if wrong else ""
-        print(f"{name:26} {differences[0]:11.1e} {differences[1]:15.1e}  {stopped}  {remark}")
-        bench.note(program=name, device=differences[0], population=differences[1], stopped=stopped, jumps=jumps)
+        verdict = "jumps: not judged" if jumps else "WRONG" if wrong else f"within {allowed:.0e}"
+        print(f"{name:26} {differences[0]:9.1e} {differences[1]:10.1e} {perturbed:10.1e}  {stopped}  {verdict}")
+        figures = {"device": differences[0], "population": differences[1], "perturbed": perturbed, "stopped": stopped}
+        bench.note(program=name, verdict=verdict, **figures)
     return f"failed: {', '.join(bad)}" if bad else None
 
 
 def short_blocks(engine: DeviceEngine) -> DeviceEngine:
     engine.block_size = 6
+    return engine
+
+
+def perturb(engine: CPUEngine) -> CPUEngine:
+    weights = engine._population.weights
+    weights *= 1 + 1e-7 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
     return engine
 
 
