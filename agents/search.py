@@ -221,6 +221,7 @@ def search(
         **agent.config(),
         "task": oracle.task.name,
         "task_version": oracle.task.version,
+        "arithmetic": oracle.task.arithmetic,
         "epochs": epochs,
         "training_seed": check_seed(training_seed),
         "identity": oracle.identity,

@@ -59,6 +59,10 @@ EpochsOption = Annotated[
     int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
 ]
 DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
+ArithmeticOption = Annotated[
+    str,
+    typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +88,7 @@ def evaluate(
     epochs: EpochsOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
     device: DeviceOption = "auto",
+    arithmetic: ArithmeticOption = "float32",
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -100,7 +105,7 @@ def evaluate(
     """
     with _interruptible(lambda: "Interrupted; this training is not kept."):
         found = _read_program(program)
-        oracle = _oracle(task, store, device)
+        oracle = _oracle(task, store, device, arithmetic)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
         with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not _on_terminal()) as bar:
 
@@ -149,6 +154,7 @@ def search(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    arithmetic: ArithmeticOption = "float32",
     store: StoreOption = None,
     run: Annotated[
         Path | None,
@@ -178,9 +184,17 @@ def search(
 
         method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, workers)
+        oracle = _oracle(task, store, device, arithmetic, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
-        suffix = (f"-t{training_seed}" if training_seed else "") + (f"-b{batch}" if batch > 1 else "")
+        suffix = "".join(
+            part
+            for part, differs in (
+                (f"-{arithmetic}", arithmetic != "float32"),
+                (f"-t{training_seed}", training_seed),
+                (f"-b{batch}", batch > 1),
+            )
+            if differs
+        )
         folder = run or Path("runs") / f"{label}-{task}-e{epochs}-s{seed}{suffix}"
         display.folder = folder
         try:
@@ -278,10 +292,10 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(task: str, store: str | None, device: str, workers: int | None = None) -> Oracle:
+def _oracle(task: str, store: str | None, device: str, arithmetic: str, workers: int | None = None) -> Oracle:
     from nosbench_env.oracle import Oracle
 
-    return Oracle(task, store, device, workers=workers)
+    return Oracle(task, store, device, workers=workers, arithmetic=arithmetic)
 
 
 def _read_program(argument: str) -> Program:

@@ -18,7 +18,7 @@ from nosbench_env.oracle import Oracle
 from nosbench_env.store import ResultStore, StoreError
 from nosbench_env.tasks import make_task
 
-_PACKAGES = ("nosbench_env", "torch", "gymnasium", "numpy", "stable-baselines3", "pfns", "sqlalchemy", "scikit-learn")
+_PACKAGES = ("nosbench_env", "torch", "gymnasium", "numpy", "stable-baselines3", "pfns", "sqlalchemy", "llvmlite")
 _PAPER_PROXY_ADAMW = 0.3858461759  # the proxy value of AdamW in the paper's code
 
 
@@ -45,6 +45,7 @@ def examine(store: str | None = None) -> list[Finding]:
     ] or [Finding("gpu", True, "none that torch can use; trainings run on the CPU")]
     findings.append(_check("store", partial(_store, store)))
     findings.append(_check("optimizer", _optimizer))
+    findings.append(_check("compiled", _compiled))
     findings.append(_check("fingerprint", _fingerprint))
     findings.append(_check("training", _training))
     return findings
@@ -78,6 +79,19 @@ def _optimizer() -> str:
     if not difference < 1e-5:
         raise ValueError(f"the AdamW program differs from torch.optim.AdamW by {difference:.1e} in loss")
     return f"the AdamW program follows torch.optim.AdamW (losses differ by at most {difference:.0e})"
+
+
+def _compiled() -> str:
+    """The AdamW program compiled against the same not compiled, on the device that trainings take."""
+    task = make_task("toy", "auto")
+    curves = [
+        task.train(partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"], fused=fused), epochs=2)
+        for fused in (False, True)
+    ]
+    difference = float(abs(curves[0].step_losses - curves[1].step_losses).max())
+    if not difference < 1e-5:
+        raise ValueError(f"compiled, the AdamW program gives losses that differ by {difference:.1e}")
+    return f"compiled programs work on {task.device} (losses differ by at most {difference:.0e})"
 
 
 def _fingerprint() -> str:

@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from nosbench_env.compiled.bytecode import TooLarge
 from nosbench_env.compiled.cpu import CompiledProgram
 from nosbench_env.compiled.cuda import cuda_kernels
 from nosbench_env.compiled.device import DeviceProgram
@@ -96,12 +97,13 @@ class ProgramOptimizer(torch.optim.Optimizer):
         by_step: dict[tuple[int, torch.device], list[Tensor]] = {}
         for param in params:
             _check_fused(param)
+            if param.device not in self._compiled:
+                self._compiled[param.device] = _compile(self.program, param.device)
+        for param in params:
             state = self._advance(param)
             by_step.setdefault((state["step"], param.device), []).append(param)
         for (step, device), alike in by_step.items():
-            if device not in self._compiled:
-                self._compiled[device] = _compile(self.program, device)
-            grads = [param.grad.contiguous() for param in alike if param.grad is not None]
+            grads = [param.grad.to(param.dtype).resolve_neg().contiguous() for param in alike if param.grad is not None]
             self._compiled[device].step(alike, grads, [self.state[param]["memory"] for param in alike], step, lr=lr)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
@@ -180,7 +182,10 @@ def _compile(program: Program, device: torch.device) -> CompiledProgram | Device
     kernels = cuda_kernels(device)
     if kernels is None:
         raise RuntimeError(f"fused=True needs kernels that can't be had on {device}; use fused=False")
-    return DeviceProgram(program, kernels)
+    try:
+        return DeviceProgram(program, kernels)
+    except TooLarge as error:
+        raise RuntimeError(f"fused=True can't run this program on {device}: {error}; use fused=False") from None
 
 
 def _check_fused(param: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from nosbench_env.fingerprints import fingerprint
 from nosbench_env.program import Program
 from nosbench_env.store import Record, ResultStore
-from nosbench_env.tasks import check_device_name, check_epochs, check_seed, check_task_name, make_task
+from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
@@ -123,6 +123,8 @@ class Oracle:
         device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
         identity: Which programs are taken to be equivalent and share a result: "paper", those that the paper's proxy
             cannot tell apart (Appendix B). Programs that diverge on the proxy are not trained, as in the paper's code.
+        arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU, with results of its own. Not
+            for a `Task`.
         workers: How many worker processes train at once, one thread each, where `query_many` has several programs to
             train; None for as many as there are cores for this process, 1 for none. They take seconds to start and stay
             for the next call. A single program, a `Task` of one's own and a GPU train in this process. Results are
@@ -137,8 +139,8 @@ class Oracle:
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
     Raises:
-        ValueError: If the task, the store's location, the device or the identity is unknown, or `workers` is no
-            positive integer.
+        ValueError: If the task, the store's location, the device, the arithmetic or the identity is unknown, or
+            `workers` is no positive integer.
     """
 
     def __init__(
@@ -148,12 +150,14 @@ class Oracle:
         device: str = "auto",
         identity: Identity = "paper",
         workers: int | None = None,
+        arithmetic: str = "float32",
     ) -> None:
         if identity not in IDENTITIES:
             raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
         self.device = check_device_name(device)
+        self.arithmetic = check_arithmetic(arithmetic)
         self.identity = identity
         self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
@@ -164,7 +168,7 @@ class Oracle:
     @cached_property
     def task(self) -> Task:
         """The task, made at its first use."""
-        return make_task(self._task, self.device) if isinstance(self._task, str) else self._task
+        return make_task(self._task, self.device, self.arithmetic) if isinstance(self._task, str) else self._task
 
     def query(
         self,
@@ -283,7 +287,8 @@ class Oracle:
 
         def store_next(index: int, curve: Curve) -> None:
             nonlocal started
-            store_curve(index, curve, time.perf_counter() - started)
+            seconds = time.perf_counter() - started if curve.seconds is None else curve.seconds
+            store_curve(index, curve, seconds)
             started = time.perf_counter()
 
         self.task.train_programs(
@@ -324,7 +329,7 @@ class Oracle:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Oracle, (self._task, self.store, self.device, self.identity, self.workers)
+        return Oracle, (self._task, self.store, self.device, self.identity, self.workers, self.arithmetic)
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.cuda import _utils
 
 _KERNELS = ("reduce_level", "finish_step", "gradient_norms", "clip_factors")
 
@@ -19,37 +18,46 @@ class CUDAKernels:
     """The compiled kernels of `interpreter.cu` on one device.
 
     Raises:
-        RuntimeError, OSError, AttributeError: If NVRTC is missing, or torch does not give access to it.
+        RuntimeError, OSError, ImportError, AttributeError: If NVRTC is missing, or torch does not give access to it.
     """
 
     def __init__(self, device: torch.device) -> None:
+        from torch.cuda import _utils  # private: where it is not what we know, there are no kernels
+
+        self._device = device
         with torch.cuda.device(device):
+            torch.cuda.synchronize()  # makes sure that there is a context to load the code into
             major, minor = torch.cuda.get_device_capability(device)
-            image = _compile(files(__package__).joinpath("interpreter.cu").read_text(), f"sm_{major}{minor}")
+            image = _compile(files(__package__).joinpath("interpreter.cu").read_text(), f"sm_{major}{minor}", _utils)
             self._functions: Any = _utils._cuda_load_module(image, list(_KERNELS))
 
     def launch(self, name: str, grid: tuple[int, int], threads: int, *arguments: Tensor | int) -> None:
         """See `Kernels.launch`."""
-        self._functions[name](grid=(*grid, 1), block=(threads, 1, 1), args=list(arguments))
+        with torch.cuda.device(self._device):
+            self._functions[name](grid=(*grid, 1), block=(threads, 1, 1), args=list(arguments))
+
+
+def cuda_kernels(device: torch.device) -> CUDAKernels | None:
+    """The kernels on a device; None, with a warning, where they can't be had: then torch's operations have to do."""
+    return _kernels_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
-def cuda_kernels(device: torch.device) -> CUDAKernels | None:
-    """The kernels on a device; None, with a warning, where they can't be had: then torch's operations have to do."""
+def _kernels_of(index: int) -> CUDAKernels | None:
     try:
-        return CUDAKernels(device)
-    except (RuntimeError, OSError, AttributeError) as error:
+        return CUDAKernels(torch.device("cuda", index))
+    except (RuntimeError, OSError, ImportError, AttributeError) as error:
         warnings.warn(
-            f"the fused kernels can't be used on {device} ({error}); torch's operations are, which is slower",
+            f"the fused kernels can't be used on cuda:{index} ({error}); torch's operations are, which is slower",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return None
 
 
-def _compile(source: str, architecture: str) -> bytes:
+def _compile(source: str, architecture: str, utils: Any) -> bytes:
     """Compiles to machine code, without contraction of products and sums."""
-    find_library = getattr(_utils, "_get_gpu_rtc_library", None) or _utils._get_nvrtc_library
+    find_library = getattr(utils, "_get_gpu_rtc_library", None) or utils._get_nvrtc_library
     nvrtc = find_library()
 
     def check(result: int) -> None:

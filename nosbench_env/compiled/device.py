@@ -15,7 +15,7 @@ Memory = dict[int, Tensor]
 
 
 class DeviceProgram:
-    """A program whose steps run in a few launches for all tensors; what `CompiledProgram` is on the CPU.
+    """A program whose steps run in a few launches for all tensors: what `CompiledProgram` is on the CPU.
 
     Args:
         program: The program.
@@ -27,9 +27,8 @@ class DeviceProgram:
 
     def __init__(self, program: Program, kernels: Kernels) -> None:
         self._program, self._kernels = program, kernels
-        self._interpreted: InterpretedPrograms | None = None
-        self._sizes: list[int] = []
-        self._bound: list[list[int]] = []
+        self._interpreted: dict[tuple[int, ...], InterpretedPrograms] = {}  # by the sizes of the tensors
+        self._bound: dict[tuple[int, ...], list[list[int]]] = {}  # the addresses that it knows
         InterpretedPrograms([program], [1], kernels, "cpu")  # raises TooLarge before the first step
 
     def step(
@@ -41,16 +40,16 @@ class DeviceProgram:
         *,
         lr: float = 1.0,
     ) -> None:
-        """Updates parameters and memories in place; waits for nothing. See `CompiledProgram.step`.
+        """Updates parameters and memories in place; see `CompiledProgram.step`.
 
         Raises:
             ValueError: If a memory does not hold what the program carries into this step.
         """
-        sizes = [param.numel() for param in params]
-        if self._interpreted is None or sizes != self._sizes or self._interpreted.device != params[0].device:
-            self._interpreted = InterpretedPrograms([self._program], sizes, self._kernels, params[0].device)
-            self._sizes, self._bound = sizes, []
-        programs, code = self._interpreted, self._interpreted.code_at(0, step)
+        sizes = tuple(param.numel() for param in params)
+        if sizes not in self._interpreted:
+            self._interpreted[sizes] = InterpretedPrograms([self._program], sizes, self._kernels, params[0].device)
+        programs = self._interpreted[sizes]
+        code = programs.code_at(0, step)
         before = dict(code.signature)
         zero = torch.zeros((), device=params[0].device)
         for slot, kind in code.signature:
@@ -64,11 +63,11 @@ class DeviceProgram:
 
         columns = [params, grads, *([memory[slot] for memory in memories] for slot in array_slots)]
         addresses = [[tensor.data_ptr() for tensor in column] for column in columns]
-        if addresses != self._bound:
+        if addresses != self._bound.get(sizes):
             of_params, of_grads, *of_slots = (torch.tensor(column) for column in addresses)
             slots = dict(zip(array_slots, of_slots, strict=True))
             programs.bind(of_params.unsqueeze(0), of_grads.unsqueeze(0), [slots])
-            self._bound = addresses
+            self._bound[sizes] = addresses
         programs.prepare(step)
         programs.step.fill_(step)
         programs.died_at.zero_()  # here the user decides when to stop

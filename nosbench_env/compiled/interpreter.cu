@@ -51,7 +51,7 @@ __device__ __forceinline__ float apply(int op, float a, float b) {
         case SIGN: return (a > 0.0f ? 1.0f : 0.0f) - (a < 0.0f ? 1.0f : 0.0f);
         case SQRT: return sqrtf(a);
         case ABS: return fabsf(a);
-        case NORM: return sqrtf(a * a);  // of a scalar
+        case NORM: return fabsf(a);  // of a scalar
         case SIN: return sinf(a);
         case COS: return cosf(a);
         case TAN: return tanf(a);
@@ -212,7 +212,9 @@ extern "C" __global__ void reduce_level(const Tables* tables, int level) {
         const Reduction r = tables->reductions[place.header[REDUCTIONS] + k];
         float value;
         if (r.kind == REDUCE_NORM) {
-            value = sqrtf(sum_elements(place, r, scalars, shared, [](float x) { return x * x; }));
+            // As torch has it, the norm of one element is its absolute value: no square to overflow.
+            value = size == 1 ? sum_elements(place, r, scalars, shared, [](float x) { return fabsf(x); })
+                              : sqrtf(sum_elements(place, r, scalars, shared, [](float x) { return x * x; }));
         } else {
             value = sum_elements(place, r, scalars, shared, [](float x) { return x; }) / (float)size;
             if (r.kind == REDUCE_STD) {
@@ -255,7 +257,7 @@ extern "C" __global__ void gradient_norms(const Tables* tables, float* norms) {
     float sum = 0.0f;
     for (int i = threadIdx.x; i < size; i += blockDim.x) sum += grad[i] * grad[i];
     sum = block_sum(sum, shared);
-    if (threadIdx.x == 0) norms[blockIdx.y * tables->tensors + blockIdx.x] = sqrtf(sum);
+    if (threadIdx.x == 0) norms[blockIdx.y * tables->tensors + blockIdx.x] = size == 1 ? fabsf(grad[0]) : sqrtf(sum);
 }
 
 // What clipping to the global norm 1 multiplies the gradients by. grid: (programs,).

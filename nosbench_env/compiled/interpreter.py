@@ -194,7 +194,8 @@ class InterpretedPrograms:
         programs = len(self._lowered)
         for level in range(self._launches):
             self._kernels.launch("reduce_level", (self._num_tensors, programs), _REDUCE_THREADS, self._tables, level)
-        self._kernels.launch("finish_step", (self._num_tiles, programs), _UPDATE_THREADS, self._tables, self._tiles)
+        if self._num_tiles:
+            self._kernels.launch("finish_step", (self._num_tiles, programs), _UPDATE_THREADS, self._tables, self._tiles)
         self.step += 1
 
     def keep(self, programs: Sequence[int]) -> InterpretedPrograms:

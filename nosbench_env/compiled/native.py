@@ -69,11 +69,20 @@ def _initialised_target() -> llvm.Target:
     return llvm.Target.from_default_triple()
 
 
+@cache
+def _host_features() -> str:
+    try:
+        features: str = llvm.get_host_cpu_features().flatten()
+        return features
+    except RuntimeError:  # unknown on some systems: then those that the processor's name implies
+        return ""
+
+
 def _target_machine() -> llvm.TargetMachine:
     """A new one each time: the engine takes it over."""
     return _initialised_target().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        features=_host_features(),
         opt=2,
         codemodel="jitdefault",
         jit=True,

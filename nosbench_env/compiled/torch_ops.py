@@ -117,7 +117,7 @@ class TorchPrograms:
                 case op if node.kind == Kind.ARRAY:
                     value = apply(op, *(self._for_elements(code, source, values[source]) for source in node.inputs))
                 case op if op in REDUCTIONS:  # the norm of scalars, one by one
-                    value = torch.sqrt(torch.square(values[node.inputs[0]]))
+                    value = torch.abs(values[node.inputs[0]])
                 case op:
                     value = apply(op, *(values[source] for source in node.inputs))
             values.append(value)

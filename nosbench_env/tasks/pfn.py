@@ -14,7 +14,7 @@ from nosbench_env.compiled.lowering import lower
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_arithmetic, check_epochs, check_seed
 from nosbench_env.tasks.pfn_data import bucket_borders, context_sizes, initial_model, sample_batch
-from nosbench_env.tasks.pfn_training import largest_population, make_engine, train_population
+from nosbench_env.tasks.pfn_training import fits_kernels, largest_population, make_engine, train_population
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress
 from nosbench_env.tasks.training import (
     exact_arithmetic,
@@ -101,7 +101,7 @@ class PFNTask:
         epochs, seed = check_epochs(epochs) or self.default_epochs, check_seed(seed)
         curves: dict[int, Curve] = {}
         with exact_arithmetic(tf32=self.arithmetic == "tf32"):
-            for group in _alike(programs):
+            for group in _alike(programs, torch.device(self.device)):
                 waiting = list(group)
                 size = self._population_size([programs[index] for index in waiting])
                 while waiting:
@@ -110,8 +110,8 @@ class PFNTask:
                         self._train_population(
                             programs, part, epochs, seed, on_step, on_curve, curves, last_epoch_only=last_epoch_only
                         )
-                    except torch.OutOfMemoryError:
-                        if len(part) == 1:
+                    except RuntimeError as error:
+                        if len(part) == 1 or not _is_out_of_memory(error):
                             raise
                         size = len(part) // 2
                     if torch.device(self.device).type == "cuda":
@@ -161,10 +161,16 @@ class PFNTask:
         return largest_population(programs, torch.device(self.device))
 
 
-def _alike(programs: Sequence[Program]) -> Iterator[list[int]]:
-    """Numbers of the programs that can be trained side by side: with or without gradients."""
-    reads = [lower(program).reads_gradient for program in programs]
-    for wanted in (False, True):
-        group = [index for index, found in enumerate(reads) if found == wanted]
-        if group:
-            yield group
+def _alike(programs: Sequence[Program], device: torch.device) -> Iterator[list[int]]:
+    """Numbers of the programs that can be trained side by side: with or without gradients, with or without kernels."""
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for index, program in enumerate(programs):
+        key = lower(program).reads_gradient, device.type == "cpu" or fits_kernels(program)
+        groups.setdefault(key, []).append(index)
+    yield from groups.values()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out: torch says so with a type of its own, the libraries that it calls in words."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text

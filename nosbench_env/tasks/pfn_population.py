@@ -72,24 +72,27 @@ class Batch(NamedTuple):
 
 
 class PFNPopulation:
-    """The weights and gradients of `size` PFNs that start alike.
+    """The weights and gradients of several PFNs.
 
     Args:
-        model: The model they start as.
-        size: How many.
-        device: Where.
+        weights: `(size, parameters)`, a model a row, its tensors one after the other.
+        shapes: The shapes of a model's tensors, in the order of its parameters.
 
     Attributes:
-        weights: `(size, parameters)` float32, a model a row.
-        grads: `(size, parameters)` float32; the gradients of the last `loss_and_gradients`.
-        shapes: The shapes of a model's tensors, in the order of its parameters; so they lie in a row.
+        grads: `(size, parameters)`; the gradients of the last `loss_and_gradients`.
     """
 
-    def __init__(self, model: PFN, size: int, device: torch.device | str = "cpu") -> None:
-        self.shapes = [param.shape for param in model.parameters()]
-        row = torch.cat([param.detach().reshape(-1) for param in model.parameters()])
-        self.weights = row.to(device).repeat(size, 1)
-        self.grads = torch.zeros_like(self.weights)
+    def __init__(self, weights: Tensor, shapes: Sequence[torch.Size]) -> None:
+        self.weights, self.shapes = weights, list(shapes)
+        self.grads = torch.zeros_like(weights)
+        self._parts, self._grad_parts = _Parts.of(self.tensors(self.weights)), _Parts.of(self.tensors(self.grads))
+
+    @classmethod
+    def alike(cls, model: PFN, size: int, device: torch.device | str = "cpu") -> PFNPopulation:
+        """So many models that start as this one."""
+        params = list(model.parameters())
+        row = torch.cat([param.detach().reshape(-1) for param in params])
+        return cls(row.to(device).repeat(size, 1), [param.shape for param in params])
 
     @property
     def size(self) -> int:
@@ -101,22 +104,21 @@ class PFNPopulation:
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def keep(self, models: Sequence[int]) -> None:
-        """Drops all models but these."""
+    def keep(self, models: Sequence[int]) -> PFNPopulation:
+        """These models alone."""
         index = torch.tensor(models, device=self.weights.device)
-        self.weights = self.weights.index_select(0, index)
-        self.grads = torch.zeros_like(self.weights)
+        return PFNPopulation(self.weights.index_select(0, index), self.shapes)
 
     @torch.no_grad()
     def loss(self, batch: Batch, num_context: int) -> Tensor:
         """The loss of each model, `(size,)`: mean negative log likelihood in nats of the points after the context."""
-        return _Forward(_Parts.of(self.tensors(self.weights)), batch, num_context, keep=False).loss
+        return _Forward(self._parts, batch, num_context, keep=False).loss
 
     @torch.no_grad()
     def loss_and_gradients(self, batch: Batch, num_context: int) -> Tensor:
         """The same, and its gradients in `grads`."""
-        forward = _Forward(_Parts.of(self.tensors(self.weights)), batch, num_context, keep=True)
-        forward.backward(_Parts.of(self.tensors(self.grads)))
+        forward = _Forward(self._parts, batch, num_context, keep=True)
+        forward.backward(self._grad_parts)
         return forward.loss
 
 
@@ -231,8 +233,9 @@ class _LayerForward:
             query = layer.attention_in.rows(0, EMBEDDING)(self.asking)
             key, value = layer.attention_in.rows(EMBEDDING, 3 * EMBEDDING)(self.context).chunk(2, dim=-1)
             # Attention happens within a data set and a head: (size * data sets * heads, points, head)
-            self.query, self.key, self.value = (self._split(part) for part in (query, key, value))
-            self.attention = torch.softmax(torch.bmm(self.query, self.key.transpose(1, 2)) * _SCALE, dim=-1)
+            # Scaled before the product, by a power of two: exact, and large products don't overflow.
+            self.query, self.key, self.value = (self._split(part) for part in (query * _SCALE, key, value))
+            self.attention = torch.softmax(torch.bmm(self.query, self.key.transpose(1, 2)), dim=-1)
             self.attended = self._join(torch.bmm(self.attention, self.value))
             projected = layer.attention_out(self.attended)
         else:  # attention to nothing is 0
@@ -262,8 +265,8 @@ class _LayerForward:
         grad_attended = self._split(_matmul(grad_asking, layer.attention_out.weight))
         grad_value = torch.bmm(self.attention.transpose(1, 2), grad_attended)
         grad_attention = torch.bmm(grad_attended, self.value.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype) * _SCALE
-        grad_query = self._join(torch.bmm(grad_scores, self.key))
+        grad_scores = torch._softmax_backward_data(grad_attention, self.attention, -1, self.attention.dtype)
+        grad_query = self._join(torch.bmm(grad_scores, self.key)) * _SCALE
         grad_key = self._join(torch.bmm(grad_scores.transpose(1, 2), self.query))
         grad_key_value = torch.cat([grad_key, self._join(grad_value)], dim=-1)
         grad.attention_in.rows(0, EMBEDDING).become_gradient(self.asking, grad_query)

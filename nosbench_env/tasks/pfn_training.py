@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nosbench_env.compiled.bytecode import TooLarge
+from nosbench_env.compiled.bytecode import TooLarge, assemble
 from nosbench_env.compiled.cpu import CompiledProgram, Memory
 from nosbench_env.compiled.cuda import cuda_kernels
 from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
@@ -89,12 +92,15 @@ def train_population(
     first_epoch = epochs - 1 if last_epoch_only else 0
     first_loss = first_epoch * steps_per_epoch
     losses = np.full((steps, size), np.nan)
+    seconds = np.zeros(size)
     alive = list(range(size))
     end = 0
     while end < steps:
         start, end = end, min(end + engine.block_size, steps if end >= first_loss else first_loss)
+        started = time.perf_counter()
         block = engine.run(start, end - start, losses=start >= first_loss)
         losses[start:end, alive] = block.losses
+        seconds[alive] += (time.perf_counter() - started) / len(alive)
         survivors = []
         for place, model in enumerate(alive):
             died_at = int(block.died_at[place])
@@ -105,7 +111,7 @@ def train_population(
                 losses[died_at:, model] = np.nan
             if died_at or end == steps:
                 known = losses[first_loss:, model].reshape(-1, steps_per_epoch)
-                on_curve(model, Curve(known, died_at or None, first_epoch))
+                on_curve(model, Curve(known, died_at or None, first_epoch, float(seconds[model])))
             else:
                 survivors.append(place)
         if not survivors:
@@ -129,7 +135,7 @@ class CPUEngine:
     def __init__(self, programs: Sequence[Program], seed: int, steps: int) -> None:
         self._seed = seed
         self._contexts = context_sizes(steps, seed)
-        self._population = PFNPopulation(initial_model(seed), len(programs))
+        self._population = PFNPopulation.alike(initial_model(seed), len(programs))
         self._programs = [CompiledProgram(program, scaled_gradient=True) for program in programs]
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         self._memories: list[list[Memory]] = [[{} for _ in self._population.shapes] for _ in programs]
@@ -164,7 +170,7 @@ class CPUEngine:
 
     def keep(self, models: Sequence[int]) -> None:
         """See `Engine.keep`."""
-        self._population.keep(models)
+        self._population = self._population.keep(models)
         self._programs = [self._programs[model] for model in models]
         self._memories = [self._memories[model] for model in models]
         self._split_rows()
@@ -193,7 +199,7 @@ class DeviceEngine:
     ) -> None:
         self._seed, self._device = seed, device
         self._contexts = context_sizes(steps, seed)
-        self._population = PFNPopulation(initial_model(seed), len(programs), device)
+        self._population = PFNPopulation.alike(initial_model(seed), len(programs), device)
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         sizes = [shape.numel() for shape in self._population.shapes]
         self._programs: InterpretedPrograms | TorchPrograms = (
@@ -203,8 +209,10 @@ class DeviceEngine:
         )
         self._place = torch.zeros(1, dtype=torch.int64, device=device)  # of the step in its block
         self._batches: Batches | None = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = _side_stream(device) if device.type == "cuda" else None
         self._bind()
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def _bind(self) -> None:
         """Begins anew with what depends on where the population lies."""
@@ -212,7 +220,7 @@ class DeviceEngine:
         self._losses = torch.zeros(self.block_size, self._population.size, device=self._device)
         self._graphs: dict[int | None, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
-        self._warm = False
+        self._warm: set[int | None] = set()  # for which numbers of context points a step has run outside of a graph
 
     def run(self, start: int, count: int, *, losses: bool) -> Block:
         """See `Engine.run`."""
@@ -225,11 +233,11 @@ class DeviceEngine:
                 settled = self._programs.prepare(step + 1)
                 context = self._contexts[step] if losses or self._reads_gradient else None
                 # A first step outside of a graph lets libraries set up what they may not while one is captured.
-                if self._stream is not None and settled and self._warm:
+                if self._stream is not None and settled and context in self._warm:
                     self._replay(context)
                 else:
                     self._step(context)
-                    self._warm = True
+                    self._warm.add(context)
             found = self._losses[:count].to("cpu", torch.float64).numpy()
             died_at = self._programs.died_at.cpu().numpy().astype(np.int64)
         return Block(found, died_at)
@@ -237,9 +245,12 @@ class DeviceEngine:
     def keep(self, models: Sequence[int]) -> None:
         """See `Engine.keep`."""
         with torch.cuda.stream(self._stream):
-            self._population.keep(models)
+            self._graphs.clear()
+            self._population = self._population.keep(models)
             self._programs = self._programs.keep(models)
             self._bind()
+        if self._stream is not None:
+            torch.cuda.empty_cache()  # the memory of the graphs that are gone
 
     def _load(self, start: int, count: int) -> None:
         """Puts the batches of a block where the steps read them."""
@@ -267,11 +278,14 @@ class DeviceEngine:
         if context not in self._graphs:
             graph = torch.cuda.CUDAGraph()
             self._stream.synchronize()
-            graph.capture_begin(pool=self._pool)
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")  # other threads may go on
             try:
                 self._step(context)
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # which says no more than that the capture failed
+                    graph.capture_end()
+                raise
+            graph.capture_end()
             self._graphs[context] = graph
         self._graphs[context].replay()
 
@@ -295,10 +309,25 @@ def make_engine(programs: Sequence[Program], seed: int, steps: int, device: torc
     """The engine for a device. Programs too large for the GPU's kernels run by torch's operations there."""
     if device.type == "cpu":
         return CPUEngine(programs, seed, steps)
+    kernels = cuda_kernels(device) if all(fits_kernels(program) for program in programs) else None
+    return DeviceEngine(programs, seed, steps, device, kernels)
+
+
+@lru_cache(maxsize=1024)
+def fits_kernels(program: Program) -> bool:
+    """Whether the GPU's interpreter has room for a program; all of the paper's search space fit."""
     try:
-        return DeviceEngine(programs, seed, steps, device, cuda_kernels(device))
+        for code in lower(program, scaled_gradient=True).steps:
+            assemble(code, carried_slots(program))
     except TooLarge:
-        return DeviceEngine(programs, seed, steps, device, None)
+        return False
+    return True
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that populations run on: graphs can't be captured on the default one."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def clip_factor(grads: Sequence[Tensor]) -> Tensor:

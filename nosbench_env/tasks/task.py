@@ -46,11 +46,13 @@ class Curve:
             such a curve is finite to its end, and any longer training is known to be NaN from there on. Counted from
             the beginning of the training, whatever `first_epoch` is.
         first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
+        seconds: What the steps took, for programs trained side by side their share; None if the task does not say.
     """
 
     step_losses: NDArray[np.float64]
     stopped_at: int | None = None
     first_epoch: int = 0
+    seconds: float | None = None
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:

@@ -368,6 +368,20 @@ def test_fused_takes_gradients_of_any_layout() -> None:
     torch.testing.assert_close(fused[0], plain[0], rtol=0, atol=1e-7)
 
 
+def test_fused_takes_gradients_of_another_precision_and_lazy_signs() -> None:
+    param = nn.Parameter(torch.ones(6))
+    optimizer = ProgramOptimizer([param], SGD, fused=True)
+    param.grad_dtype = torch.bfloat16
+    param.grad = torch.full((6,), 20.0, dtype=torch.bfloat16)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((6,), 0.8))
+    param.grad = None
+    param.grad_dtype = torch.float32
+    param.grad = torch._neg_view(torch.full((6,), 20.0))
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.ones(6))
+
+
 @pytest.mark.parametrize(
     ("param", "found"),
     [

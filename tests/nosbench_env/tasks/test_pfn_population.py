@@ -25,11 +25,9 @@ def models(count: int) -> list[PFN]:
 
 
 def population_of(made: list[PFN]) -> PFNPopulation:
-    population = PFNPopulation(made[0], len(made))
-    population.weights = torch.stack(
-        [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in made]
-    )
-    population.grads = torch.full_like(population.weights, torch.nan)
+    rows = torch.stack([torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in made])
+    population = PFNPopulation(rows, [param.shape for param in made[0].parameters()])
+    population.grads.fill_(torch.nan)
     return population
 
 
@@ -107,6 +105,6 @@ def test_a_model_of_nans_does_not_touch_the_others() -> None:
 def test_dropped_models_are_gone_and_the_rest_as_they_were() -> None:
     population = population_of(models(3))
     losses = population.loss(batch(), 7)
-    population.keep([0, 2])
+    population = population.keep([0, 2])
     assert population.size == 2
     assert torch.equal(population.loss(batch(), 7), losses[[0, 2]])
