@@ -180,7 +180,7 @@ def paper_forward(model: PFN, x: Tensor, y: Tensor, num_context: int) -> Tensor:
 
 def breakdown(program: Program, steps: int) -> dict[str, float]:
     """Median seconds of the parts of a fast step, over the steps of a training that goes on meanwhile."""
-    contexts, population = context_sizes(steps), PFNPopulation(initial_model(), 1)
+    contexts, population = context_sizes(steps), PFNPopulation.alike(initial_model(), 1)
     compiled = CompiledProgram(program, scaled_gradient=True)
     params, grads = ([t[0] for t in population.tensors(rows)] for rows in (population.weights, population.grads))
     memories: list[Memory] = [{} for _ in params]
