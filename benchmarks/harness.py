@@ -19,10 +19,15 @@ _PACKAGES = ("torch", "numpy", "numba", "gymnasium", "nosbench_env")
 __all__ = ["RESULTS", "arguments", "interleaved", "median", "print_table", "ratio", "record"]
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    before: Callable[[], object] | None = None,
+) -> dict[str, list[float]]:
     """Calls every side once a round, in rotating order, and returns the seconds of each call, a list per side.
 
-    `warmup` rounds come first and are not kept.
+    `warmup` rounds come first and are not kept. `before` is called before every call and is not timed.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -31,6 +36,8 @@ def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: 
     for number in range(-warmup, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            if before is not None:
+                before()
             started = time.perf_counter()
             sides[name]()
             taken = time.perf_counter() - started
@@ -53,7 +60,7 @@ def print_table(seconds: Mapping[str, Sequence[float]], baseline: str) -> None:
 
 
 def record(name: str, figures: Mapping[str, object]) -> None:
-    """Appends figures, with date, device and versions, as a JSON line to `results/<name>.jsonl`, and says so."""
+    """Appends figures, with date, device, its load and versions, as a JSON line to `results/<name>.jsonl`; says so."""
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _device(),
@@ -66,10 +73,13 @@ def record(name: str, figures: Mapping[str, object]) -> None:
     print(f"recorded in benchmarks/results/{name}.jsonl")
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks take."""
+def arguments(description: str, rounds: int | None = 5) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks take; without `--rounds` if `rounds` is None."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed (default: %(default)s)")
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help="how often each side is timed (default: %(default)s)"
+        )
     parser.add_argument("--no-record", action="store_true", help="print the figures only")
     return parser
 
@@ -78,6 +88,8 @@ def _device() -> dict[str, object]:
     import torch
 
     device: dict[str, object] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
+    if hasattr(os, "getloadavg"):  # of the last minute, this benchmark included
+        device["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
         device["gpu"] = torch.cuda.get_device_name()
     return device

@@ -1,13 +1,17 @@
-"""The harness of the benchmarks, which are scripts outside the package."""
+"""The benchmarks, which are scripts outside the package: their harness, and that each of them runs."""
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(file.name for file in BENCHMARKS.glob("*.py") if file.name not in ("harness.py", "programs.py"))
 
 
 @pytest.fixture
@@ -43,5 +47,56 @@ def test_a_record_says_when_on_what_and_with_which_versions(
     first, second = map(json.loads, (tmp_path / "results" / "speed.jsonl").read_text().splitlines())
     assert (first["figures"], second["figures"]) == ({"steps a second": 7}, {"steps a second": 8})
     assert first["date"].endswith("+00:00")
-    assert first["device"]["cpu"]
+    assert {"cpu", "cores", "load"} <= set(first["device"])
     assert {"python", "torch", "numpy", "gymnasium"} <= set(first["versions"])
+
+
+def test_before_is_called_before_every_call(harness: ModuleType) -> None:
+    called: list[str] = []
+    sides = {name: lambda name=name: called.append(name) for name in "ab"}
+    harness.interleaved(sides, rounds=1, warmup=1, before=lambda: called.append("|"))
+    assert "".join(called) == "|b|a|a|b"
+
+
+def run(script: str, *options: str) -> str:
+    root = BENCHMARKS.parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_how_to_use_it(script: str) -> None:
+    assert "--no-record" in run(script, "--help")
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("program_step.py", ("--rounds", "1", "--programs", "SGD", "AdamW"), "GB/s"),
+        ("pfn_epoch.py", ("--steps", "12"), "program step"),
+        ("gradient_free.py", ("--steps", "2", "--rounds", "1"), "extrapolated"),
+        ("memory.py", ("--programs", "4", "--steps", "2"), "peak"),
+        ("throughput.py", ("--task", "toy", "--programs", "2", "--rounds", "1"), "evaluations a minute"),
+    ],
+)
+def test_scripts_run_at_tiny_sizes(script: str, options: tuple[str, ...], said: str) -> None:
+    results = {file: file.read_bytes() for file in (BENCHMARKS / "results").iterdir()}
+    assert said in run(script, *options, "--no-record")
+    assert {file: file.read_bytes() for file in (BENCHMARKS / "results").iterdir()} == results
+
+
+def test_the_gpus_script_runs_on_a_cpu_and_says_what_it_did_not_measure() -> None:
+    sections = ("updates", "launches", "roofline")
+    printed = run("gpu.py", "--device", "cpu", "--in-process", "--no-record", "--sections", *sections)
+    assert [line.split() for line in printed.splitlines() if line.endswith(" ok") and line[0] != "-"] == [
+        [section, "ok"] for section in sections
+    ]
+    assert printed.count("not measured") == 2
+
+
+def test_a_failing_section_of_the_gpus_script_does_not_stop_the_others() -> None:
+    printed = run("gpu.py", "--device", "cuda:99", "--small", "--no-record", "--sections", "roofline", "optimizer")
+    assert printed.count("failed:") == 4  # each when it happens, and in the table
