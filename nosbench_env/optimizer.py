@@ -94,17 +94,20 @@ class ProgramOptimizer(torch.optim.Optimizer):
 
     def _step_fused(self, params: list[Tensor], lr: float) -> None:
         """Runs the compiled program on all tensors at once that have been stepped equally often."""
-        by_step: dict[tuple[int, torch.device], list[Tensor]] = {}
         for param in params:
             _check_fused(param)
             if param.device not in self._compiled:
                 self._compiled[param.device] = _compile(self.program, param.device)
+        alike: dict[tuple[int, torch.device], tuple[list[Tensor], list[Tensor], list[dict[int, Tensor]]]] = {}
         for param in params:
             state = self._advance(param)
-            by_step.setdefault((state["step"], param.device), []).append(param)
-        for (step, device), alike in by_step.items():
-            grads = [param.grad.to(param.dtype).resolve_neg().contiguous() for param in alike if param.grad is not None]
-            self._compiled[device].step(alike, grads, [self.state[param]["memory"] for param in alike], step, lr=lr)
+            key = state["step"], param.device
+            of_params, of_grads, of_memories = alike.setdefault(key, ([], [], []))
+            of_params.append(param)
+            of_grads.append(_plain_gradient(param))
+            of_memories.append(state["memory"])
+        for (step, device), (of_params, of_grads, of_memories) in alike.items():
+            self._compiled[device].step(of_params, of_grads, of_memories, step, lr=lr)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of a tensor, its step counted one further."""
@@ -186,6 +189,15 @@ def _compile(program: Program, device: torch.device) -> CompiledProgram | Device
         return DeviceProgram(program, kernels)
     except TooLarge as error:
         raise RuntimeError(f"fused=True can't run this program on {device}: {error}; use fused=False") from None
+
+
+def _plain_gradient(param: Tensor) -> Tensor:
+    """The gradient as it lies in memory for the compiled loops, which read it as they read the parameter."""
+    grad = param.grad
+    assert grad is not None
+    if grad.dtype == param.dtype and grad.is_contiguous() and not grad.is_neg():
+        return grad
+    return grad.to(param.dtype).resolve_neg().contiguous()
 
 
 def _check_fused(param: Tensor) -> None:

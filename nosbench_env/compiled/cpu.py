@@ -113,6 +113,8 @@ class _Stepper:
         self._hands_on_arrays = any(
             code.nodes[index].kind == Kind.ARRAY for stage in stages for index in (*stage.stored, *stage.barriers)
         )
+        self._constants = {i: scalar(node.detail) for i, node in enumerate(code.nodes) if node.kind == Kind.CONST}
+        self._step_nodes = [(i, node) for i, node in enumerate(code.nodes) if node.kind == Kind.STEP]
         before = dict(code.signature)
         self._scalar_slots = [slot for slot, kind in code.next_signature if kind < Kind.ARRAY]
         self._arrays_before = [slot for slot, kind in code.signature if kind == Kind.ARRAY]
@@ -151,13 +153,9 @@ class _Stepper:
 
     def _shared_values(self, memory: Memory, step: int, grad_scale: Tensor | None) -> dict[int, Tensor]:
         """The scalars that are the same for all tensors."""
-        values: dict[int, Tensor] = {}
-        for index, node in enumerate(self._code.nodes):
-            if node.kind > Kind.STEP:
-                continue
+        values = dict(self._constants)
+        for index, node in self._step_nodes:
             match node.op:
-                case "const":
-                    values[index] = scalar(node.detail)
                 case "step":
                     values[index] = scalar(float(step))
                 case "grad_scale":
@@ -193,12 +191,13 @@ class _Stepper:
         for slot in self._arrays_before:
             for param, memory in zip(chunk.params, chunk.memories, strict=True):
                 value = memory.get(slot)
-                if value is None or value.shape != param.shape or value.dtype != torch.float32:
+                if value is None or value.numel() != param.numel() or value.dtype != torch.float32:
                     raise ValueError(
                         f"slot {slot} of a memory holds {'nothing' if value is None else tuple(value.shape)}, "
                         f"expected float32 of shape {tuple(param.shape)}"
                     )
-                memory[slot] = value.contiguous()
+                if not value.is_contiguous():
+                    memory[slot] = value.contiguous()
         for index, node in enumerate(self._code.nodes):
             if node.kind <= Kind.STEP or node.inputs:
                 continue
