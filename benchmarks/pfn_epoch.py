@@ -182,7 +182,7 @@ def breakdown(program: Program, steps: int) -> dict[str, float]:
     """Median seconds of the parts of a fast step, over the steps of a training that goes on meanwhile."""
     contexts, population = context_sizes(steps), PFNPopulation.alike(initial_model(), 1)
     compiled = CompiledProgram(program, scaled_gradient=True)
-    params, grads = ([t[0] for t in population.tensors(rows)] for rows in (population.weights, population.grads))
+    params, grads = (population.tensors(rows[0]) for rows in (population.weights, population.grads))
     memories: list[Memory] = [{} for _ in params]
     step, scale = 0, torch.ones(())
 
