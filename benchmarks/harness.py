@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "numpy", "numba", "gymnasium", "nosbench_env")
+_PACKAGES = ("torch", "numpy", "llvmlite", "gymnasium", "nosbench_env")
 
 __all__ = ["RESULTS", "arguments", "interleaved", "median", "print_table", "ratio", "record"]
 

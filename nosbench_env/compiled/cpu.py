@@ -37,8 +37,9 @@ class CompiledProgram:
 
     Elementwise arithmetic is one pass over memory; reductions and transcendental functions are torch's own operations,
     called between two passes, tensor after tensor, so that what lies between stays in the processor's cache. Scalars
-    are computed with torch as well. So all rounding is torch's; at most the sign of a zero after `minimum` and
-    `maximum` and the last bit of a transcendental function of an array may differ.
+    are computed with torch as well. So rounding is torch's, but for the last bit of a square root, which torch's vector
+    library does not round correctly (one value in five, on some processors) and this does; and the sign of a zero
+    after `minimum` and `maximum` may differ.
 
     Args:
         program: The program.
