@@ -95,7 +95,7 @@ def evaluate(
 ) -> None:
     """Trains with a program, or looks its result up, and prints the learning curve and the final loss.
 
-    On the pfn task 20 epochs take some minutes on a CPU. A second time it is a hit and takes none.
+    On the pfn task 20 epochs take a minute or two on a CPU. A second time it is a hit and takes none.
 
     For example:
 

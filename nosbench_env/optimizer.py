@@ -32,7 +32,8 @@ class ProgramOptimizer(torch.optim.Optimizer):
         program: The program to run.
         lr: Multiplier of the update. The benchmark always uses 1; programs contain their own learning rate.
         fused: Run the program compiled, in a few passes over memory: the same results, but for the last bit, several
-            times as fast as an operation an instruction. For contiguous float32 parameters on a CPU or a GPU.
+            times as fast as an operation an instruction. For contiguous float32 parameters on a CPU or a GPU, no two
+            of which share memory.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -53,7 +54,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
             raise TypeError(f"program must be a Program, got {type(program).__name__}")
         self.program = program
         self.fused = fused
-        self._compiled: dict[torch.device, CompiledProgram | DeviceProgram] = {}
+        self._compiled: dict[int, CompiledProgram | DeviceProgram] = {}  # by the number of the device, -1 for the CPU
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -96,18 +97,24 @@ class ProgramOptimizer(torch.optim.Optimizer):
         """Runs the compiled program on all tensors at once that have been stepped equally often."""
         for param in params:
             _check_fused(param)
-            if param.device not in self._compiled:
-                self._compiled[param.device] = _compile(self.program, param.device)
-        alike: dict[tuple[int, torch.device], tuple[list[Tensor], list[Tensor], list[dict[int, Tensor]]]] = {}
+            if param.get_device() not in self._compiled:
+                self._compiled[param.get_device()] = _compile(self.program, param.device)
+        alike: dict[tuple[int, int], tuple[list[Tensor], list[Tensor], list[dict[int, Tensor]]]] = {}
         for param in params:
-            state = self._advance(param)
-            key = state["step"], param.device
-            of_params, of_grads, of_memories = alike.setdefault(key, ([], [], []))
+            state, device = self._advance(param), param.get_device()  # a number: cheaper than torch.device here
+            of_params, of_grads, of_memories = alike.setdefault((state["step"], device), ([], [], []))
             of_params.append(param)
             of_grads.append(_plain_gradient(param))
             of_memories.append(state["memory"])
+            for slot, value in state["memory"].items():
+                if (
+                    value.get_device() != device or value.dtype != torch.float32
+                ):  # the model has moved, or a state's has
+                    state["memory"][slot] = value.to(param)
         for (step, device), (of_params, of_grads, of_memories) in alike.items():
             self._compiled[device].step(of_params, of_grads, of_memories, step, lr=lr)
+        # What autograd has saved of the parameters is no longer what they are; it can't see that by itself.
+        torch.autograd.graph.increment_version([param for param in params if not param.is_inference()])
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of a tensor, its step counted one further."""
@@ -161,7 +168,9 @@ class ProgramOptimizer(torch.optim.Optimizer):
         for saved_id, param in zip(saved_ids, params, strict=True):
             if saved_id in state_dict["state"]:
                 memory = state_dict["state"][saved_id]["memory"]
-                self.state[param]["memory"] = {slot: value.to(param.device) for slot, value in memory.items()}
+                self.state[param]["memory"] = {
+                    slot: value.to(param.device, copy=True) for slot, value in memory.items()
+                }
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"program": self.program, "fused": self.fused, "_compiled": {}}
@@ -195,16 +204,28 @@ def _plain_gradient(param: Tensor) -> Tensor:
     """The gradient as it lies in memory for the compiled loops, which read it as they read the parameter."""
     grad = param.grad
     assert grad is not None
+    if grad.shape != param.shape or grad.get_device() != param.get_device() or type(grad) is not Tensor:
+        raise ValueError(
+            f"fused=True needs gradients like their parameters: got {type(grad).__name__} of shape {tuple(grad.shape)} "
+            f"on {grad.device} for a parameter of shape {tuple(param.shape)} on {param.device}"
+        )
     if grad.dtype == param.dtype and grad.is_contiguous() and not grad.is_neg():
         return grad
     return grad.to(param.dtype).resolve_neg().contiguous()
 
 
 def _check_fused(param: Tensor) -> None:
-    if param.device.type not in ("cpu", "cuda") or param.dtype != torch.float32 or not param.is_contiguous():
+    """Refuses what does not lie in memory as the compiled loops take it to."""
+    if type(param) not in (torch.nn.Parameter, Tensor) or param.layout != torch.strided:
+        raise ValueError(
+            f"fused=True takes plain parameters, got {type(param).__name__} with layout {param.layout}; "
+            "use fused=False for others"
+        )
+    contiguous = param.is_contiguous() and not param.is_neg()
+    if not (param.is_cpu or param.is_cuda) or param.dtype != torch.float32 or not contiguous:
         raise ValueError(
             f"fused=True takes contiguous float32 parameters on a CPU or a GPU, got {param.dtype} on {param.device}"
-            f"{'' if param.is_contiguous() else ', not contiguous'}; use fused=False for others"
+            f"{'' if contiguous else ', not contiguous'}; use fused=False for others"
         )
 
 

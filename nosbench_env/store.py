@@ -274,7 +274,10 @@ def _advice(error: str) -> str:
     if any(sign in error for sign in ("not a database", "malformed", "no such table", "no such column")):
         return f"The file is damaged or no SQLite database. {_REPAIR}"
     if "disk I/O" in error:
-        return f"Its files may have been deleted or moved while in use. {_REPAIR}"
+        return (
+            "A disk quota may be used up: then free some space and run the same command again. "
+            f"Or its files were deleted or moved while in use: then {_REPAIR[0].lower()}{_REPAIR[1:]}"
+        )
     if "locked" in error:
         return "Another process kept it locked for a minute; run the same command again when that is done."
     return f"Check its permissions. {_ELSEWHERE}"

@@ -29,6 +29,7 @@ Memory = dict[int, Tensor]  # slot -> a 0-d tensor, or one of the parameter's sh
 # torch's kernels for these are vectorised; machine code would call the C library for each element.
 _BARRIERS = REDUCTIONS + TRANSCENDENTALS
 _CHUNK_ELEMENTS = 1 << 18  # of float32, a megabyte: some arrays of it fit the second-level cache
+_MAX_STEPPERS = 4  # are kept of a program; parameters that join later are at an earlier step
 _PARAM, _MINUS_LR = -1, -2  # stand for nodes where the loop's operands are listed; slots that are written are below
 
 
@@ -80,7 +81,9 @@ class CompiledProgram:
         """
         number = min(step, len(self.lowered.steps))
         if number not in self._steppers:
-            self._steppers = {number: _Stepper(self.lowered.at(step))}  # the one before is not needed again
+            if len(self._steppers) == _MAX_STEPPERS:  # the first steps' are not needed again
+                del self._steppers[min(self._steppers)]
+            self._steppers[number] = _Stepper(self.lowered.at(step))
         return self._steppers[number].run(params, grads, memories, step, lr, grad_scale)
 
 
@@ -194,7 +197,8 @@ class _Stepper:
                 value = memory.get(slot)
                 if value is None or value.numel() != param.numel() or value.dtype != torch.float32:
                     raise ValueError(
-                        f"slot {slot} of a memory holds {'nothing' if value is None else tuple(value.shape)}, "
+                        f"slot {slot} of a memory holds "
+                        f"{'nothing' if value is None else f'{value.dtype} of shape {tuple(value.shape)}'}, "
                         f"expected float32 of shape {tuple(param.shape)}"
                     )
                 if not value.is_contiguous():

@@ -54,7 +54,7 @@ class DeviceProgram:
         zero = torch.zeros((), device=params[0].device)
         for slot, kind in code.signature:
             if kind < Kind.ARRAY:
-                values = torch.stack([memory.get(slot, zero) for memory in memories])
+                values = torch.stack([memory.get(slot, zero).to(zero.device) for memory in memories])
                 programs.scalar_slot(0, slot, step).copy_(values)
         array_slots = [slot for slot, kind in code.next_signature if kind == Kind.ARRAY]
         for slot in array_slots:

@@ -7,7 +7,10 @@ leak, are not needed. No flag allows reassociation or contraction: every operati
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +18,10 @@ from functools import cache
 import llvmlite.binding as llvm
 
 LANES = 16
+
+# Nothing is compiled while this process forks: the child would inherit LLVM's lock, held by a thread it does not have.
+_compiling = threading.RLock()
+os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
 Function = Callable[[int, int, int, int], int]
 
 
@@ -54,12 +61,19 @@ class NativeLoops:
 
     def __init__(self, loops: Sequence[Loop]) -> None:
         source = "\n".join([_DECLARATIONS, *(_function(f"loop{i}", loop) for i, loop in enumerate(loops))])
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), _target_machine())
-        self._engine.finalize_object()
         signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 3)
-        self.functions: list[Function] = [
-            signature(self._engine.get_function_address(f"loop{i}")) for i in range(len(loops))
-        ]
+        with _compiling:
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), _target_machine())
+            self._engine.finalize_object()
+            self.functions: list[Function] = [
+                signature(self._engine.get_function_address(f"loop{i}")) for i in range(len(loops))
+            ]
+        weakref.finalize(self, _close, self._engine)
+
+
+def _close(engine: llvm.ExecutionEngine) -> None:
+    with _compiling:
+        engine.close()
 
 
 @cache

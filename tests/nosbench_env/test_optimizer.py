@@ -382,6 +382,69 @@ def test_fused_takes_gradients_of_another_precision_and_lazy_signs() -> None:
     torch.testing.assert_close(param.detach(), torch.ones(6))
 
 
+def test_fused_refuses_a_gradient_of_another_shape() -> None:
+    param = nn.Parameter(torch.ones(4))
+    optimizer = ProgramOptimizer([param], SGD, fused=True)
+    param.grad = torch.ones(4)
+    param.data = torch.ones(4_000)  # torch keeps the gradient
+    with pytest.raises(ValueError, match=r"got Tensor of shape \(4,\) on cpu for a parameter of shape \(4000,\)"):
+        optimizer.step()
+
+
+def test_fused_refuses_parameters_that_are_no_plain_memory() -> None:
+    class Wrapper(torch.Tensor):
+        """Says that it is a contiguous float32 tensor; there is nothing behind it."""
+
+        @staticmethod
+        def __new__(cls) -> "Wrapper":
+            return torch.Tensor._make_wrapper_subclass(cls, (3,), dtype=torch.float32, device="cpu")
+
+        @classmethod
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return NotImplemented
+
+    with pytest.raises(ValueError, match="fused=True takes plain parameters, got Wrapper"):
+        ProgramOptimizer([Wrapper()], SGD, fused=True)
+    negated = torch.tensor([1 + 2j]).conj().imag
+    with pytest.raises(ValueError, match="not contiguous; use fused=False"):
+        ProgramOptimizer([nn.Parameter(negated)], SGD, fused=True)
+
+
+def test_autograd_notices_a_fused_step() -> None:
+    weight = nn.Parameter(torch.full((3,), 2.0))
+    loss = weight.square().sum()
+    loss.backward(retain_graph=True)
+    ProgramOptimizer([weight], SGD, fused=True).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_fused_optimizer_takes_over_a_state_of_another_precision() -> None:
+    doubles = [nn.Parameter(torch.ones(4, dtype=torch.float64))]
+    first = ProgramOptimizer(doubles, ADAMW)
+    doubles[0].grad = torch.ones(4, dtype=torch.float64)
+    first.step()
+    singles = [nn.Parameter(doubles[0].detach().float())]
+    second = ProgramOptimizer(singles, ADAMW, fused=True)
+    second.load_state_dict(first.state_dict())
+    for params, optimizer in ((doubles, first), (singles, second)):
+        params[0].grad = torch.ones_like(params[0])
+        optimizer.step()
+    torch.testing.assert_close(singles[0].double(), doubles[0], rtol=0, atol=1e-6)
+    assert first.state[doubles[0]]["memory"][12].dtype == torch.float64  # its own state is left alone
+
+
+def test_states_loaded_from_a_fused_optimizer_do_not_follow_its_steps() -> None:
+    params = make_params()
+    optimizer, other = (ProgramOptimizer(params, ADAMW, fused=True) for _ in range(2))
+    random_grads(params, 0)
+    optimizer.step()
+    other.load_state_dict(optimizer.state_dict())
+    before = other.state[params[0]]["memory"][12].clone()
+    optimizer.step()
+    assert torch.equal(other.state[params[0]]["memory"][12], before)
+
+
 @pytest.mark.parametrize(
     ("param", "found"),
     [
@@ -403,7 +466,9 @@ def test_a_state_of_the_wrong_shape_is_refused_before_anything_is_read() -> None
         random_grads(params, step)
         optimizer.step()
     optimizer.state[params[0]]["memory"][12] = torch.ones(2)
-    with pytest.raises(ValueError, match=r"slot 12 of a memory holds \(2,\), expected float32 of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"slot 12 of a memory holds torch.float32 of shape \(2,\), expected float32 of shape \(3,\)"
+    ):
         optimizer.step()
 
 

@@ -1,4 +1,9 @@
 import gc
+import os
+import signal
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +71,28 @@ def test_machine_code_is_freed_with_its_object() -> None:
     before = resident()
     compile_some(300)
     assert resident() - before < 15  # MB; they would take some 30 if none were freed
+
+
+def test_a_process_forked_while_a_thread_compiles_can_compile() -> None:
+    done = threading.Event()
+    loop = Loop(1, 0, (Operation("add", ("a0", 1.0)),), (("v0", 0),))
+
+    def compile_on() -> None:
+        while not done.is_set():
+            NativeLoops([loop])
+
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(compile_on)
+        try:
+            for _ in range(12):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of such forks
+                    child = os.fork()
+                if child == 0:
+                    signal.alarm(20)  # a deadlock ends the child
+                    NativeLoops([loop])
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            done.set()
+        compiling.result()
