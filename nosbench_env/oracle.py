@@ -133,8 +133,9 @@ class Oracle:
     Attributes:
         statistics: Counts of this oracle's queries and hits.
 
-    In this process trainings run one at a time; queries of several threads wait for each other. Several processes may
-    share a store.
+    In this process trainings run one at a time; those of several threads wait for each other. Several processes may
+    share a store. Threads and processes that ask for the same unknown program at the same moment may each train it; the
+    first result stored is the answer of all.
 
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
