@@ -37,7 +37,9 @@ class FreeOracle:
 
     answer = Evaluation(Program(), "toy", 1, 0, 1.0, "ok", (1.0,), "key", True, "store")
 
-    def query(self, program: Program, epochs: int | None = None, seed: int = 0) -> Evaluation:
+    def query(
+        self, program: Program, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> Evaluation:
         """See `Oracle.query`."""
         return self.answer
 

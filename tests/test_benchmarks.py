@@ -75,6 +75,7 @@ def test_every_script_says_how_to_use_it(script: str) -> None:
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
+        ("env.py", ("--rounds", "1"), "cached episodes"),
         ("program_step.py", ("--rounds", "1", "--programs", "SGD", "AdamW"), "GB/s"),
         ("pfn_epoch.py", ("--steps", "12"), "program step"),
         ("gradient_free.py", ("--steps", "2", "--rounds", "1"), "extrapolated"),
