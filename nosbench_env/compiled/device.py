@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nosbench_env.compiled.cpu import Memory
 from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
 from nosbench_env.compiled.lowering import Kind
 from nosbench_env.program import Program
-
-Memory = dict[int, Tensor]
 
 
 class DeviceProgram:
