@@ -39,7 +39,7 @@ def main() -> None:
         record("memory", figures)
 
 
-def in_fresh_process(part, number):  # type: ignore[no-untyped-def]  # as `part` says
+def in_fresh_process(part, number):
     """What `part(number)` returns in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(part, number).result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nosbench_env.compiled.lowering import live_code
 from nosbench_env.functions import FUNCTIONS
 from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program
 from nosbench_env.tasks.task import Status, loss_status
@@ -71,7 +71,8 @@ def fingerprint(program: Program, method: Method = "paper") -> Fingerprint:
 @lru_cache(maxsize=4096)
 def _paper_proxy(program: Program) -> Fingerprint:
     """What `ProgramOptimizer` and autograd would do on the probe, to the last bit, without their overhead."""
-    code, average = _live_code(program), 0.0
+    code = [(FUNCTIONS[i.function].torch_code, i.inputs, i.output) for i in live_code(program)[0]]
+    average = 0.0
     # numpy would warn where torch does not: the loss of a diverging program overflows.
     with exact_arithmetic(), torch.inference_mode(), np.errstate(all="ignore"):
         a, b, start, fixed_slots, steps = _probe()
@@ -104,22 +105,6 @@ def _paper_proxy(program: Program) -> Fingerprint:
                 update = memory[output] = function(*[memory[slot] for slot in inputs])
             x.sub_(update)
     return Fingerprint("paper-1", "ok", average)
-
-
-def _live_code(program: Program) -> list[tuple[Callable[..., Tensor], tuple[int, ...], int]]:
-    """Torch code, inputs and output of the instructions that reach the update, now or through a slot read later."""
-    live: list[tuple[Callable[..., Tensor], tuple[int, ...], int]] = []
-    read_later: set[int] = set()  # slots whose value at the end of a step the next one may read
-    while True:
-        live, needed = [], set(read_later)
-        for number, instruction in reversed(list(enumerate(program, start=1))):
-            if number == len(program) or instruction.output in needed:
-                needed.discard(instruction.output)
-                needed.update(instruction.inputs)
-                live.append((FUNCTIONS[instruction.function].torch_code, instruction.inputs, instruction.output))
-        if needed <= read_later:
-            return live[::-1]
-        read_later |= needed
 
 
 @cache

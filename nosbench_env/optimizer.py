@@ -107,9 +107,8 @@ class ProgramOptimizer(torch.optim.Optimizer):
             of_grads.append(_plain_gradient(param))
             of_memories.append(state["memory"])
             for slot, value in state["memory"].items():
-                if (
-                    value.get_device() != device or value.dtype != torch.float32
-                ):  # the model has moved, or a state's has
+                # The model has moved since, or the state is that of a model elsewhere or of another precision.
+                if value.get_device() != device or value.dtype != torch.float32:
                     state["memory"][slot] = value.to(param)
         for (step, device), (of_params, of_grads, of_memories) in alike.items():
             self._compiled[device].step(of_params, of_grads, of_memories, step, lr=lr)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from nosbench_env.compiled.lowering import Kind, StepCode
+from nosbench_env.compiled.lowering import Kind, StepCode, carried_slots, lower
 from nosbench_env.compiled.schedule import schedule
+from nosbench_env.program import Program
 
 # Elementwise operations, scalar sources and what else a program can do, in the order of the interpreter's enum.
 OPCODES = {
@@ -71,17 +73,15 @@ class Bytecode:
         return len(self.scalars_end)
 
 
-def assemble(code: StepCode, slots: Sequence[int]) -> Bytecode:
-    """The bytecode of a step.
-
-    Args:
-        code: The step.
-        slots: All slots that the program carries, in the order of their columns.
+@lru_cache(maxsize=1024)
+def assemble(program: Program, *, scaled_gradient: bool = False) -> tuple[Bytecode, ...]:
+    """The bytecode of a program's steps, as `lower` has them; carried slots have their columns in ascending order.
 
     Raises:
         TooLarge: If it does not fit the interpreter.
     """
-    return _Assembler(code, slots).assemble()
+    lowered = lower(program, scaled_gradient=scaled_gradient)
+    return tuple(_Assembler(code, carried_slots(program)).assemble() for code in lowered.steps)
 
 
 class _Assembler:

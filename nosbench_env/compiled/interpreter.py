@@ -63,10 +63,7 @@ class InterpretedPrograms:
         self._rows: list[dict[int, Tensor]] = [{} for _ in programs]  # array slots, if memory is its own
         self._lowered = [lower(program, scaled_gradient=scaled_gradient) for program in programs]
         self._slots = [carried_slots(program) for program in programs]
-        codes = [
-            [assemble(step, slots) for step in lowered.steps]
-            for lowered, slots in zip(self._lowered, self._slots, strict=True)
-        ]
+        codes = [assemble(program, scaled_gradient=scaled_gradient) for program in programs]
         self._changes_until = max((len(lowered.steps) for lowered in self._lowered), default=1)
         self._levels = [
             max((_at(of_program, step).num_levels for of_program in codes), default=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nosbench_env.functions import FUNCTIONS
-from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Program
+from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program
 
 
 class Kind(IntEnum):
@@ -114,20 +114,27 @@ def lower(program: Program, *, scaled_gradient: bool = False) -> LoweredProgram:
         signature = code.next_signature
 
 
-@lru_cache(maxsize=1024)
 def carried_slots(program: Program) -> tuple[int, ...]:
     """The slots that a step must hand on to the next: read before they are written, by what the update needs."""
+    return live_code(program)[1]
+
+
+@lru_cache(maxsize=1024)
+def live_code(program: Program) -> tuple[tuple[Instruction, ...], tuple[int, ...]]:
+    """The instructions that reach an update, now or through a slot that a later step reads; and those slots."""
     written = {instruction.output for instruction in program}
     carried: set[int] = set()
     while True:
+        live: list[Instruction] = []
         needed = set(carried)  # slots whose value at this point is needed, walking backwards
         for number, instruction in reversed(list(enumerate(program, start=1))):
             if number == len(program) or instruction.output in needed:
                 needed.discard(instruction.output)
                 needed.update(instruction.inputs)
-        read_first = {slot for slot in needed if slot in written}  # a slot never written is the constant 0
+                live.append(instruction)
+        read_first = needed & written  # a slot never written is a constant
         if read_first == carried:
-            return tuple(sorted(carried))
+            return tuple(reversed(live)), tuple(sorted(carried))
         carried |= read_first
 
 
@@ -145,7 +152,7 @@ def lower_step(program: Program, signature: Signature, *, scaled_gradient: bool 
     for slot, kind in signature:
         memory[slot] = builder.add("slot", (), kind, slot)
     update = zero
-    for instruction in program:
+    for instruction in live_code(program)[0]:
         inputs = [memory.get(slot, zero) for slot in instruction.inputs]
         update = memory[instruction.output] = builder.apply(instruction.function, *inputs)
     carried = {slot: memory[slot] for slot, _ in signature}

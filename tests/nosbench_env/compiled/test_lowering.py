@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from strategies import any_programs
 
 from nosbench_env import KNOWN_PROGRAMS, Program
-from nosbench_env.compiled.bytecode import MAX_SCALARS, TooLarge, assemble
+from nosbench_env.compiled import bytecode
+from nosbench_env.compiled.bytecode import MAX_REGISTERS, MAX_SCALARS, TooLarge, assemble
 from nosbench_env.compiled.lowering import Kind, carried_slots, lower
 from nosbench_env.compiled.schedule import schedule
 from nosbench_env.program import Instruction
@@ -94,4 +97,10 @@ def test_bytecode_of_a_huge_program_is_refused_by_name() -> None:
     instructions = [Instruction("add", (2, 3), 9)] + [Instruction("add", (9, 3), 9) for _ in range(MAX_SCALARS)]
     program = Program((*instructions, Instruction("mul", (9, 1), 10)))
     with pytest.raises(TooLarge, match=f"more than {MAX_SCALARS} scalars"):
-        assemble(lower(program).steps[0], carried_slots(program))
+        assemble(program)
+
+
+def test_the_kernels_have_room_for_what_the_bytecode_may_use() -> None:
+    source = Path(bytecode.__file__).with_name("interpreter.cu").read_text()
+    assert f"#define MAX_REGISTERS {MAX_REGISTERS}\n" in source
+    assert f"#define MAX_SCALARS {MAX_SCALARS}\n" in source
