@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from nosbench_env.compiled.lowering import apply, live_code, scalar
-from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program
+from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
 
 CANONICAL_VERSION = 1
 
@@ -54,12 +54,14 @@ class CanonicalForm:
     @cached_property
     def text(self) -> str:
         """The form as text, one `name = value` for each node, carried slot and the update."""
-        names = [_name(node, number) for number, node in enumerate(self.nodes)]
-        lines = [
-            f"{names[number]} = {op}({', '.join([names[i] for i in inputs])})"
-            for number, (op, inputs, _) in enumerate(self.nodes)
-            if inputs
-        ]
+        names: list[str] = []
+        lines: list[str] = []
+        for op, inputs, detail in self.nodes:
+            if inputs:
+                names.append(f"v{len(lines)}")
+                lines.append(f"{names[-1]} = {op}({', '.join([names[number] for number in inputs])})")
+            else:
+                names.append(source_name(op, detail))
         lines += [f"next s{slot} = {names[number]}" for slot, number in enumerate(self.carried)]
         return "\n".join([*lines, f"update = {names[self.update]}"])
 
@@ -102,78 +104,94 @@ def canonical_form(program: Program) -> CanonicalForm:
     >>> a, b = Program.parse("r9 = mul(grad, 0.1)"), Program.parse("r11 = exp(step); r10 = mul(0.1, grad)")
     >>> canonical_form(a) == canonical_form(b)
     True
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
     """
-    code, carried = live_code(program)
-    graph, update, memory, slots = _graph(code, carried)
-    return _ordered(graph.nodes, update, {slot.group: memory[number] for number, slot in slots.items()})
+    graph = value_graph(program)
+    following = {slot.group: graph.memory[number] for number, slot in graph.slots.items()}
+    return _ordered(graph.nodes, graph.values[-1], following)
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class Slot:
     """What is known of a carried slot: slots of one group hold equal values; those of group 0 the constant 0."""
 
     group: int = 0
     shape: int = _SCALAR
 
 
-def _graph(code: Sequence[Instruction], carried: Sequence[int]) -> tuple[_Graph, int, dict[int, int], dict[int, _Slot]]:
-    """The values of a step, the update, what memory holds afterwards, and what is known of the carried slots.
+def value_graph(program: Program) -> ValueGraph:
+    """The values that the live code of a program computes in a step.
 
-    At first all slots are taken to be 0-d and never to leave 0. What a step contradicts is given up and the graph built
-    anew; what is left at the end holds before the first step, and after each step if before it: so always.
+    At first all carried slots are taken to be 0-d and never to leave 0. What a step contradicts is given up and the
+    graph built anew; what is left at the end holds before the first step, and after each step if before it: so always.
     """
-    slots = dict.fromkeys(carried, _Slot())
+    code, carried = live_code(check_program(program))
+    slots = dict.fromkeys(carried, Slot())
     while True:
-        graph = _Graph()
-        memory = graph.memory()
-        for number, slot in slots.items():
-            memory[number] = graph.slot(slot) if slot.group else graph.zero
-        update = graph.run(code, memory)
+        graph = ValueGraph(code, slots)
         groups: dict[tuple[int, int], int] = {}
         after = {}
         for number, slot in slots.items():
-            value = memory[number]
+            value = graph.memory[number]
             stays_zero = slot.group == 0 and value == graph.zero
             group = 0 if stays_zero else groups.setdefault((slot.group, value), len(groups) + 1)
             scalar = slot.shape == _SCALAR and graph.shapes[value] == _SCALAR
-            after[number] = _Slot(group, _SCALAR if scalar else _MIXED)
+            after[number] = Slot(group, _SCALAR if scalar else _MIXED)
         if _partition(slots) == _partition(after):
-            return graph, update, memory, slots
+            return graph
         slots = after
 
 
-def _partition(slots: Mapping[int, _Slot]) -> set[tuple[bool, int, tuple[int, ...]]]:
+def _partition(slots: Mapping[int, Slot]) -> set[tuple[bool, int, tuple[int, ...]]]:
     """The groups, without their numbers: whether it is that of 0, the shape, the slots."""
-    members: dict[_Slot, list[int]] = {}
+    members: dict[Slot, list[int]] = {}
     for number, slot in slots.items():
         members.setdefault(slot, []).append(number)
     return {(slot.group == 0, slot.shape, tuple(numbers)) for slot, numbers in members.items()}
 
 
-class _Graph:
-    """The values of a step, each distinct one once; a value is known by its number."""
+class ValueGraph:
+    """The values of a step, each distinct one once; a value is known by its number.
 
-    def __init__(self) -> None:
+    Args:
+        code: The live code.
+        slots: What is known of the carried slots.
+
+    Attributes:
+        nodes: See `CanonicalForm`; the detail of a "slot" is the number of its group.
+        shapes: Whether each value is 0-d.
+        values: The value of each instruction; if there is none, that of the update, 0.
+        memory: What the slots hold after the step.
+        zero: The number of the constant 0.
+    """
+
+    def __init__(self, code: Sequence[Instruction], slots: Mapping[int, Slot]) -> None:
         self.nodes: list[Node] = []
         self.shapes: list[int] = []
+        self.slots = slots
         self._numbers: dict[Node, int] = {}
-        self.zero = self.const(_ZERO)
-
-    def memory(self) -> dict[int, int]:
-        """What the fixed slots hold; any other that is not carried reads as `zero`."""
-        memory = {slot: self.const(value) for slot, value in _CONSTANT_SLOTS}
+        zero = self.zero = self.const(_ZERO)
+        memory = self.memory = {slot: self.const(value) for slot, value in _CONSTANT_SLOTS}
         memory[PARAM] = self.add("param", (), _ARRAY)
         memory[GRAD] = self.add("grad", (), _ARRAY)
         memory[STEP] = self.add("step", (), _SCALAR)
-        return memory
-
-    def slot(self, slot: _Slot) -> int:
-        return self.add("slot", (), slot.shape, str(slot.group))
+        for number, slot in slots.items():
+            memory[number] = self.add("slot", (), slot.shape, str(slot.group)) if slot.group else zero
+        self.values: list[int] = []
+        for instruction in code:
+            inputs = [memory.get(slot, zero) for slot in instruction.inputs]
+            memory[instruction.output] = self.apply(instruction.function, *inputs)
+            self.values.append(memory[instruction.output])
+        self.values = self.values or [zero]
 
     def const(self, value: str) -> int:
+        """A constant, by its hexadecimal text."""
         return self.add("const", (), _SCALAR, value)
 
     def add(self, op: str, inputs: tuple[int, ...], shape: int, detail: str = "") -> int:
+        """The number of a value."""
         node = op, inputs, detail
         number = self._numbers.get(node)
         if number is None:
@@ -182,21 +200,14 @@ class _Graph:
             self.shapes.append(shape)
         return number
 
-    def run(self, code: Sequence[Instruction], memory: dict[int, int]) -> int:
-        """Runs the code on the memory; returns the last value, which is 0 if there is no code."""
-        value, zero = self.zero, self.zero
-        for instruction in code:
-            inputs = [memory.get(slot, zero) for slot in instruction.inputs]
-            value = memory[instruction.output] = self.apply(instruction.function, *inputs)
-        return value
-
     def apply(self, op: str, a: int, b: int = -1, c: int = -1) -> int:
         """The value of an operation, written with simpler ones where it can be."""
         nodes = self.nodes
         if op == "interpolate":
-            return self.apply("add", self.apply("mul", a, c), self.apply("mul", b, self.apply("sub", self.one, c)))
+            rest = self.apply("sub", self.const(_ONE), c)
+            return self.apply("add", self.apply("mul", a, c), self.apply("mul", b, rest))
         if op == "bias_correct":
-            return self.apply("div", a, self.apply("sub", self.one, self.apply("pow", b, c)))
+            return self.apply("div", a, self.apply("sub", self.const(_ONE), self.apply("pow", b, c)))
         if op == "clip":
             op = "minimum"
         elif op == "square":
@@ -207,10 +218,6 @@ class _Graph:
         if nodes[a][0] == "const" and nodes[b][0] == "const":
             return self.const(_folded(op, nodes[a][2], nodes[b][2]))
         return self._binary(op, a, b)
-
-    @property
-    def one(self) -> int:
-        return self.const(_ONE)
 
     def _unary(self, op: str, a: int) -> int:
         shape, (inner, inputs, _) = self.shapes[a], self.nodes[a]
@@ -339,8 +346,6 @@ def _hash_of(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _name(node: Node, number: int) -> str:
-    op, inputs, detail = node
-    if inputs:
-        return f"v{number}"
+def source_name(op: str, detail: str) -> str:
+    """What a source is called in a form's text."""
     return repr(float.fromhex(detail)) if op == "const" else f"s{detail}" if op == "slot" else op

@@ -19,7 +19,7 @@ from nosbench_env.compiled.probe_code import ProbeCode
 from nosbench_env.compiled.probe_machine import LANES, ProbeMachine
 from nosbench_env.functions import FUNCTIONS
 from nosbench_env.probes import PFN_PROBE, STEPS, Probe, probe_inputs
-from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program
+from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program, check_program
 from nosbench_env.tasks.task import Status, loss_status
 from nosbench_env.tasks.training import exact_arithmetic
 
@@ -85,11 +85,7 @@ def fingerprint(program: Program, method: Method = "probe", probe: Probe = PFN_P
         TypeError: If `program` is not a `Program`.
         ValueError: If the method is unknown.
     """
-    if not isinstance(program, Program):
-        raise TypeError(
-            f"program must be a Program, such as KNOWN_PROGRAMS['Adam'] or Program.parse(text), "
-            f"got {type(program).__name__}"
-        )
+    check_program(program)
     if method == "paper":
         return _paper_proxy(program)
     if method == "probe":
