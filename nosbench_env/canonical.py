@@ -21,13 +21,20 @@ Node = tuple[str, tuple[int, ...], str]  # operation, inputs, and the value of a
 
 # Constants are known by their hexadecimal text, which tells 0 from -0 and is equal for NaN.
 _ZERO, _MINUS_ZERO, _ONE, _TWO, _NAN = (value.hex() for value in (0.0, -0.0, 1.0, 2.0, math.nan))
-_CONSTANT_SLOTS = [(slot, float(np.float32(value)).hex()) for slot, value in CONSTANTS.items()]
 _COMMUTATIVE = frozenset(("add", "mul", "minimum", "maximum"))
 _REDUCTIONS = frozenset(("norm", "mean", "std", "size"))
 _NOT_NEGATIVE = frozenset(("abs", "exp", "norm", "std", "numel"))  # results that are +0, positive or NaN
 
 # Whether a value is 0-d, always or never. A slot starts as a 0-d zero and may come to hold an array.
 _SCALAR, _MIXED, _ARRAY = 0, 1, 2
+
+# What every graph starts with: the values of the slots that are set before a step.
+_FIXED_NODES: dict[int, Node] = {PARAM: ("param", (), ""), GRAD: ("grad", (), ""), STEP: ("step", (), "")} | {
+    slot: ("const", (), float(np.float32(value)).hex()) for slot, value in CONSTANTS.items()
+}
+_FIXED_SHAPES = [_ARRAY if op in ("param", "grad") else _SCALAR for op, _, _ in _FIXED_NODES.values()]
+_FIXED_NUMBERS = {node: number for number, node in enumerate(_FIXED_NODES.values())}
+_FIXED_MEMORY = {slot: number for number, slot in enumerate(_FIXED_NODES)}
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ def value_graph(program: Program) -> ValueGraph:
     slots = dict.fromkeys(carried, Slot())
     while True:
         graph = ValueGraph(code, slots)
+        if not slots:
+            return graph
         groups: dict[tuple[int, int], int] = {}
         after = {}
         for number, slot in slots.items():
@@ -168,15 +177,11 @@ class ValueGraph:
     """
 
     def __init__(self, code: Sequence[Instruction], slots: Mapping[int, Slot]) -> None:
-        self.nodes: list[Node] = []
-        self.shapes: list[int] = []
         self.slots = slots
-        self._numbers: dict[Node, int] = {}
+        self.nodes = [*_FIXED_NODES.values()]
+        self.shapes, self._numbers = [*_FIXED_SHAPES], {**_FIXED_NUMBERS}
+        memory = self.memory = {**_FIXED_MEMORY}
         zero = self.zero = self.const(_ZERO)
-        memory = self.memory = {slot: self.const(value) for slot, value in _CONSTANT_SLOTS}
-        memory[PARAM] = self.add("param", (), _ARRAY)
-        memory[GRAD] = self.add("grad", (), _ARRAY)
-        memory[STEP] = self.add("step", (), _SCALAR)
         for number, slot in slots.items():
             memory[number] = self.add("slot", (), slot.shape, str(slot.group)) if slot.group else zero
         self.values: list[int] = []
@@ -282,12 +287,13 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
         update: The number of the update.
         following: The value that each group of slots holds after the step.
     """
-    hashes = _structural_hashes(nodes, following)
+    hashes: list[int] = []  # computed when first needed, which in short programs is seldom
     ordered: list[Node] = []
     numbers: dict[int, int] = {}
     slots: dict[int, int] = {}  # group -> number, as they are met
 
     def visit(root: int) -> int:
+        nonlocal hashes
         stack = [root]
         while stack:
             number = stack[-1]
@@ -295,8 +301,10 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
                 stack.pop()
                 continue
             op, inputs, detail = nodes[number]
-            if op in _COMMUTATIVE and hashes[inputs[0]] > hashes[inputs[1]]:
-                inputs = inputs[::-1]
+            if op in _COMMUTATIVE and inputs[0] != inputs[1]:
+                hashes = hashes or _structural_hashes(nodes, following)
+                if hashes[inputs[0]] > hashes[inputs[1]]:
+                    inputs = inputs[::-1]
             waiting = [source for source in inputs if source not in numbers]
             if waiting:
                 stack.extend(reversed(waiting))

@@ -125,7 +125,6 @@ def live_code(program: Program) -> tuple[tuple[Instruction, ...], tuple[int, ...
     return tuple([program.instructions[place] for place in places]), carried
 
 
-@lru_cache(maxsize=1024)
 def live_places(program: Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The places, counted from 0, of the instructions of `live_code`, and the slots that are carried."""
     instructions = program.instructions
