@@ -164,9 +164,11 @@ def _means(data: Any, limit: int) -> tuple[float, ...]:
 def _provenance(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidResults(f"provenance: expected an object, got {_shown(data)}")
-    _check_plain(data, _MAX_DEPTH)
     for name, value in data.items():
-        if check := _KNOWN_PROVENANCE.get(name):
+        _check_text(name, _MAX_NAME)
+        if (check := _KNOWN_PROVENANCE.get(name)) is None:
+            _check_plain(value, _MAX_DEPTH)
+        else:
             try:
                 check(value)
             except (ValueError, OverflowError) as error:
