@@ -187,7 +187,7 @@ def test_an_export_replaces_only_what_it_may(store: ResultStore, tmp_path: Path)
     assert "1.0" in target.read_text()
     with pytest.raises(ValueError, match="it is a folder"):
         export_results(store, tmp_path)
-    with pytest.raises(ValueError, match="the folder .* does not exist"):
+    with pytest.raises(ValueError, match=r"the folder .* does not exist"):
         export_results(store, tmp_path / "none" / "x.jsonl")
     export_results(store, Path(os.devnull))  # a device stays one
     assert not Path(os.devnull).is_file()

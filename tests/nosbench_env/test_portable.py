@@ -53,7 +53,7 @@ def test_a_key_comes_apart_and_together_again(text: str) -> None:
     ],
 )
 def test_what_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a key|seed must be"):
+    with pytest.raises(ValueError, match=r"expected a key|seed must be"):
         ResultKey.parse(text)
 
 
