@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nosbench_env.exchange import ImportReport, Writable
     from nosbench_env.program import Program
-    from nosbench_env.store import ResultStore
+    from nosbench_env.store import ResultStore, StoredRun
     from nosbench_env.store_survey import Group
     from nosbench_env.tasks.task import Progress
     from nosbench_env.verification import Comparison, NotVerifiable
@@ -70,7 +70,7 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
             found = survey(opened, tick)
     size = _size(opened)
     if as_json:
-        data = asdict(found)
+        data = asdict(replace(found, groups={}))
         data["groups"] = [
             asdict(group) | {"records": records, "keys": keys}
             for group, (records, keys) in sorted(found.groups.items())
@@ -224,7 +224,8 @@ def verify(
     * `nosbench store verify --sample 100 --seed 1 --task toy --tolerance 0.01`
     """
     done: list[Comparison | NotVerifiable] = []
-    with interruptible(lambda: _verification_text(done, sample)):
+    runs: list[StoredRun] = []
+    with interruptible(lambda: _verification_text(done, len(runs))):
         from nosbench_env.result_key import Selection
         from nosbench_env.verification import draw_sample
         from nosbench_env.verification import verify as train_again

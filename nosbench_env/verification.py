@@ -17,6 +17,7 @@ from nosbench_env.store import Record, ResultStore, StoredRun
 from nosbench_env.store_survey import NOISE
 from nosbench_env.tasks import make_task
 from nosbench_env.tasks.task import Curve, OnStep, Task
+from nosbench_env.tasks.training import resolve_device
 
 EXACT = 1e-6  # how far losses differ by rounding before training amplifies it
 _SHORT = 10  # steps; until then it does not (README, "Limits")
@@ -111,9 +112,13 @@ def verify(
         tolerance: What losses may differ by, in place of the above.
         identity_of: Gives the identity of a program under a method; None compares no identities.
         on_step: As in `Task.train_programs`.
+
+    Raises:
+        ValueError: If the device is unknown or not available, or the tolerance is negative.
     """
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ValueError(f"the tolerance must be a number from 0 on, got {tolerance}")
+    device = resolve_device(device)
     tasks: dict[tuple[str, str], Task] = {}
     groups: dict[tuple[ResultKey, int, bool], list[tuple[StoredRun, Program]]] = {}
     for run in runs:
