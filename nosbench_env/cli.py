@@ -7,12 +7,9 @@ import io
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +17,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env.command_line import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_WRONG,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    interruptible,
+    on_terminal,
+)
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.store_commands import store_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
@@ -32,7 +41,6 @@ if TYPE_CHECKING:
 
 _MAX_FILE = 1 << 20  # bytes of a program file
 _REFERENCE = "AdamW"  # every search shows this program's loss beside its own
-_EXIT_WRONG, _EXIT_BUG, _EXIT_INTERRUPTED = 2, 1, 130
 
 app = typer.Typer(
     name="nosbench",
@@ -47,6 +55,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(store_app)
+
+
 class AgentName(StrEnum):
     """The search methods, by the paper's abbreviations."""
 
@@ -58,20 +69,10 @@ TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`
 EpochsOption = Annotated[
     int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
 ]
-DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
 ArithmeticOption = Annotated[
     str,
     typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
 ]
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Where results are kept: a file or `sqlite:///file`. "
-        "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 @app.command()
@@ -103,11 +104,11 @@ def evaluate(
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
     """
-    with _interruptible(lambda: "Interrupted; this training is not kept."):
+    with interruptible(lambda: "Interrupted; this training is not kept."):
         found = _read_program(program)
         oracle = _oracle(task, store, device, arithmetic)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
-        with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not _on_terminal()) as bar:
+        with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not on_terminal()) as bar:
 
             def on_step(progress: Progress) -> None:
                 bar.update(progress.step - bar.n)
@@ -177,7 +178,7 @@ def search(
     * `nosbench search --agent rs --batch 16 --workers 8`
     """
     display = _SearchDisplay(budget, as_json or quiet)
-    with _interruptible(display.interrupted):
+    with interruptible(display.interrupted):
         from nosbench_env.agents import Budget
         from nosbench_env.agents import search as run_search
         from nosbench_env.tasks import check_epochs
@@ -233,7 +234,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         for finding in findings:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.found}")
     if not all(finding.ok for finding in findings):
-        raise typer.Exit(_EXIT_WRONG)
+        raise typer.Exit(EXIT_WRONG)
 
 
 @app.callback(invoke_without_command=True)
@@ -260,25 +261,25 @@ def main() -> None:
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `nosbench ... | head`
         _discard_output()
-        sys.exit(_EXIT_BUG)
+        sys.exit(EXIT_BUG)
     except OSError as error:
         if sys.stdout is not None and not sys.stdout.isatty():
             _discard_output()
-        _fail(f"{error}. What was finished before is kept", _EXIT_WRONG)
+        _fail(f"{error}. What was finished before is kept", EXIT_WRONG)
     except KeyboardInterrupt:
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         from nosbench_env.store import StoreError
         from nosbench_env.tasks.worker_pool import WorkerError
 
         if isinstance(error, (ValueError, StoreError, WorkerError)):
-            _fail(str(error), _EXIT_WRONG)
+            _fail(str(error), EXIT_WRONG)
         if os.environ.get("NOSBENCH_DEBUG"):
             traceback.print_exc()
         _fail(
             f"{type(error).__name__}: {error}\n"
             "This should not happen. NOSBENCH_DEBUG=1 shows where it did; please report it.",
-            _EXIT_BUG,
+            EXIT_BUG,
         )
 
 
@@ -346,22 +347,6 @@ def _epochs(count: int) -> str:
     return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
-def _on_terminal() -> bool:
-    """Whether progress is seen by somebody; in a log, a bar would be drawn over and over."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-@contextmanager
-def _interruptible(message: Callable[[], str]) -> Iterator[None]:
-    """Ends the command with a message on Ctrl-C; pressing it again does no harm."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print(f"\n{message()}", file=sys.stderr)
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
-
-
 class _SearchDisplay:
     """The progress of a search on the terminal: a bar of queries, and a line for every new best program."""
 
@@ -373,10 +358,10 @@ class _SearchDisplay:
         self._bar = tqdm(
             total=budget,
             leave=False,
-            disable=silent or not _on_terminal(),
+            disable=silent or not on_terminal(),
             bar_format="{n_fmt}/{total_fmt} queries [{elapsed}<{remaining}{postfix}]",
         )
-        self._every = 0.2 if _on_terminal() else 10.0  # seconds
+        self._every = 0.2 if on_terminal() else 10.0  # seconds
         self._best: HistoryEntry | None = None
         self._training = ""
         self._shares: dict[int, float] = {}  # how much of each training of the batch is done

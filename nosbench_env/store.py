@@ -6,9 +6,10 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import platformdirs
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-SCHEMA_VERSION = 2  # 2: runs has first_epoch
+SCHEMA_VERSION = 3  # 2: runs has first_epoch; 3: aliases, leases, step_losses
 APPLICATION_ID = 0x4E4F5342  # "NOSB" in the header of the SQLite file: tells a store from anybody else's database
+_PAGE = 1000  # rows read or written at a time
 _LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
 
 _opening = threading.RLock()  # one thread opens a store, the others wait for it
@@ -48,6 +50,24 @@ _runs = sql.Table(
     sql.Column("first_epoch", sql.Integer, nullable=False, server_default="0"),  # last, where ALTER TABLE adds it
     sqlite_autoincrement=True,
 )
+# Further names of a key, such as the digest of a program's canonical text. The first key an alias gets stays.
+_aliases = sql.Table(
+    "aliases", _metadata, sql.Column("alias", sql.Text, primary_key=True), sql.Column("key", sql.Text, nullable=False)
+)
+# Who trains what at the moment. Not results: rows come and go.
+_leases = sql.Table(
+    "leases",
+    _metadata,
+    sql.Column("key", sql.Text, primary_key=True),
+    sql.Column("owner", sql.Text, nullable=False),
+    sql.Column("expires_at", sql.Double, nullable=False),  # seconds since 1970
+)
+_step_losses = sql.Table(
+    "step_losses",
+    _metadata,
+    sql.Column("run_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("losses", sql.LargeBinary, nullable=False),  # float64, little-endian
+)
 _runs_of_key = sql.select(_runs).where(_runs.c.key == sql.bindparam("key")).order_by(_runs.c.id)
 
 
@@ -70,6 +90,21 @@ class Record:
     stopped_at: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     first_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A record as it stands in a store.
+
+    Attributes:
+        id: Its number in that store; later records have greater ones.
+        key: Its key.
+        record: The record.
+    """
+
+    id: int
+    key: str
+    record: Record
 
 
 class ResultStore:
@@ -132,20 +167,90 @@ class ResultStore:
             return None
         return Record((means[epochs - 1],), last.stopped_at, last.provenance, first_epoch=epochs - 1)
 
-    def add(self, key: str, record: Record) -> None:
+    def add(self, key: str, record: Record, aliases: Iterable[str] = ()) -> None:
         """Adds the record of a training. When this returns, the record is on disk.
 
         What an earlier record of the key answers, it goes on answering; the new one is kept beside it.
+
+        Args:
+            key: The key.
+            record: The record.
+            aliases: Further names of the key, for `resolve`. An alias that has a key keeps it.
         """
-        values = {
-            "key": key,
-            "epoch_means": json.dumps([_encode_float(float(mean)) for mean in record.epoch_means]),
-            "stopped_at": record.stopped_at,
-            "provenance": json.dumps(dict(record.provenance), allow_nan=False),
-            "first_epoch": record.first_epoch,
-        }
-        with self._connected() as connection:
+        values = _row(key, record)
+        with self._transaction() as connection:
             connection.execute(sql.insert(_runs).values(values))
+            self._insert_aliases(connection, ((alias, key) for alias in aliases))
+
+    def add_many(self, items: Iterable[tuple[str, Record]]) -> int:
+        """Adds records, a thousand a transaction, but for those that the store holds exactly; returns how many.
+
+        Held exactly means: with the same key, means, `stopped_at`, `first_epoch` and provenance. If this is cut short,
+        the transactions before are on disk, and the same call goes on where it stopped.
+        """
+        added, items = 0, iter(items)
+        while page := list(islice(items, _PAGE)):
+            rows = {_identity(row): row for row in (_row(key, record) for key, record in page)}
+            keys = sorted({row["key"] for row in rows.values()})
+            with self._transaction() as connection:
+                for held in connection.execute(sql.select(_runs).where(_runs.c.key.in_(keys))).mappings():
+                    rows.pop(_identity(held), None)
+                if rows:
+                    connection.execute(sql.insert(_runs), list(rows.values()))
+            added += len(rows)
+        return added
+
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Names keys: `resolve(alias)` is the key from now on. An alias that has a key keeps it."""
+        with self._transaction() as connection:
+            self._insert_aliases(connection, aliases.items())
+
+    def resolve(self, alias: str) -> str | None:
+        """The key that an alias stands for, or None."""
+        with self._connected() as connection:
+            return connection.execute(sql.select(_aliases.c.key).where(_aliases.c.alias == alias)).scalar_one_or_none()
+
+    def aliases(self) -> Iterator[tuple[str, str]]:
+        """All aliases with their keys, in order of the aliases."""
+        after = ""
+        while True:
+            query = sql.select(_aliases).where(_aliases.c.alias > after).order_by(_aliases.c.alias).limit(_PAGE)
+            with self._connected() as connection:
+                page = connection.execute(query).all()
+            if not page:
+                return
+            yield from ((row.alias, row.key) for row in page)
+            after = page[-1].alias
+
+    def runs(self, prefix: str = "", after: int = 0) -> Iterator[StoredRun]:
+        """All records in order of their ids, read a thousand at a time; others may write meanwhile.
+
+        Args:
+            prefix: No more than those whose key starts with this.
+            after: No more than those with a greater id.
+
+        Raises:
+            StoreError: At a damaged record.
+        """
+        query = sql.select(_runs).where(_runs.c.id > sql.bindparam("after")).order_by(_runs.c.id).limit(_PAGE)
+        if prefix:
+            query = query.where(sql.func.substr(_runs.c.key, 1, len(prefix)) == prefix)
+        while True:
+            with self._connected() as connection:
+                page = connection.execute(query, {"after": after}).all()
+            if not page:
+                return
+            yield from (StoredRun(row.id, row.key, self._record(row)) for row in page)
+            after = page[-1].id
+
+    def delete(self, ids: Iterable[int]) -> int:
+        """Deletes records by their ids, with their step losses; returns how many there were. Aliases stay."""
+        deleted, ids = 0, iter(ids)
+        while page := list(islice(ids, _PAGE)):
+            with self._transaction() as connection:
+                connection.execute(sql.delete(_step_losses).where(_step_losses.c.run_id.in_(page)))
+                deleted += connection.execute(sql.delete(_runs).where(_runs.c.id.in_(page))).rowcount
+        return deleted
 
     def __len__(self) -> int:
         """The number of distinct keys."""
@@ -189,6 +294,25 @@ class ResultStore:
         except DBAPIError as error:
             raise StoreError(f"can't use the store {self.url}: {error.orig}. {_advice(str(error.orig))}") from error
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sql.Connection]:
+        """A connection in a transaction that writes: all of it is on disk in the end, or nothing."""
+        with self._connected() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.connection.rollback()
+                raise
+
+    @staticmethod
+    def _insert_aliases(connection: sql.Connection, aliases: Iterable[tuple[str, str]]) -> None:
+        if rows := [{"alias": _check_text("alias", alias), "key": _check_text("key", key)} for alias, key in aliases]:
+            connection.execute(
+                sql.text("INSERT INTO aliases (alias, key) VALUES (:alias, :key) ON CONFLICT DO NOTHING"), rows
+            )
+
     def _engine(self) -> sql.Engine:
         with _opening:
             process, file = self._opened_by
@@ -218,7 +342,9 @@ class ResultStore:
             self.url,
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": _LOCK_TIMEOUT_S, "check_same_thread": False},
-            poolclass=sql.StaticPool if self.path is None else sql.QueuePool,  # in memory, a connection is a database
+            poolclass=sql.QueuePool,
+            # In memory, a connection is a database: there is one, and threads wait for it.
+            **({"pool_size": 1, "max_overflow": 0} if self.path is None else {}),
             hide_parameters=True,
         )
         sql.event.listen(engine, "connect", _set_durable)
@@ -250,10 +376,12 @@ class ResultStore:
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.exec_driver_sql("COMMIT")
             version = connection.execute(sql.select(_schema.c.version)).scalar_one_or_none()
-            if version == 1:
+            if version in _MIGRATIONS:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # all or nothing here too
-                connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN first_epoch INTEGER DEFAULT '0' NOT NULL")
-                connection.execute(sql.update(_schema).values(version=SCHEMA_VERSION))
+                while version in _MIGRATIONS:
+                    _MIGRATIONS[version](connection)
+                    version += 1
+                connection.execute(sql.update(_schema).values(version=version))
                 connection.exec_driver_sql("COMMIT")
         if not isinstance(version, int):
             raise StoreError(f"the store {self.path} is damaged: it does not say its version. {_REPAIR}")
@@ -263,6 +391,17 @@ class ResultStore:
                 f"upgrade nosbench_env, or name another store with --store or NOSBENCH_STORE"
             )
 
+
+def _to_version_2(connection: sql.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN first_epoch INTEGER DEFAULT '0' NOT NULL")
+
+
+def _to_version_3(connection: sql.Connection) -> None:
+    _metadata.create_all(connection, tables=[_aliases, _leases, _step_losses])
+
+
+# How to get from a version to the next.
+_MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _to_version_2, 2: _to_version_3}
 
 _ELSEWHERE = "Name another file with --store or NOSBENCH_STORE."
 _REPAIR = "Move the file away to start a new store, or name another with --store or NOSBENCH_STORE."
@@ -306,6 +445,35 @@ def _store_url(location: str | Path | None) -> sql.URL:
 
 def _set_durable(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; it costs milliseconds
+
+
+def _row(key: str, record: Record) -> dict[str, Any]:
+    """The record as a row of the table."""
+    return {
+        "key": _check_text("key", key),
+        "epoch_means": json.dumps([_encode_float(float(mean)) for mean in record.epoch_means]),
+        "stopped_at": record.stopped_at,
+        "provenance": json.dumps(dict(record.provenance), allow_nan=False),
+        "first_epoch": record.first_epoch,
+    }
+
+
+def _identity(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """What two rows that say exactly the same share."""
+    try:
+        provenance = json.dumps(json.loads(row["provenance"]), sort_keys=True)
+    except (ValueError, TypeError, RecursionError):  # damaged
+        provenance = row["provenance"]
+    return row["key"], row["epoch_means"], row["stopped_at"], row["first_epoch"], provenance
+
+
+def _check_text(name: str, value: str) -> str:
+    """What every database can hold as text."""
+    if not isinstance(value, str) or not value or "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(
+            f"{name} must be a text, not empty, without zero characters and halves of others, got {value!r}"
+        )
+    return value
 
 
 def _encode_float(value: float) -> float | str:

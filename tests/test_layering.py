@@ -24,11 +24,16 @@ LAYERS = [
     {"tasks.pfn_data"},
     {"tasks.pfn_training"},
     {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints", "store"},
+    {"result_key", "agreement"},
+    {"portable", "store_survey", "rekeying"},
+    {"exchange", "shipped_results", "pruning", "verification"},
     {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
     {"env"},
     {"wrappers"},
     {"agents"},
     {"doctor"},
+    {"command_line"},
+    {"store_commands"},
     {"cli"},
     {"__main__", ""},
 ]

@@ -288,8 +288,8 @@ def test_a_newer_schema_is_refused(store: ResultStore) -> None:
     store.add("a", Record((1.0,)))
     store.close()
     with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE schema SET version = 3")
-    with pytest.raises(StoreError, match="has version 3, this nosbench_env reads up to 2: upgrade nosbench_env"):
+        connection.execute("UPDATE schema SET version = 4")
+    with pytest.raises(StoreError, match="has version 4, this nosbench_env reads up to 3: upgrade nosbench_env"):
         ResultStore(store.path).get("a", 1)
 
 
@@ -340,7 +340,7 @@ def check_migrated(path: Path) -> None:
     assert store.get("c", 4, last_epoch_only=True) == Record((1.0,), first_epoch=3)
     store.close()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM schema").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM schema").fetchall() == [(3,)]
         assert connection.execute("SELECT id, first_epoch FROM runs").fetchall() == [(3, 0), (7, 0), (8, 3)]
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -435,3 +435,65 @@ def test_a_full_disk_is_said_and_loses_nothing(store: ResultStore) -> None:
     store.close()
     store.add("c", Record((2.0,)))
     assert store.get("c", 1) == Record((2.0,))
+
+
+def test_runs_come_in_order_of_ids_by_prefix_and_after_one(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nosbench_env.store._PAGE", 3)
+    for number in range(10):
+        store.add(f"{'ab'[number % 2]}-{number}", Record((float(number), NAN), 5, {"n": number}, number))
+    runs = list(store.runs())
+    assert [run.id for run in runs] == list(range(1, 11))
+    assert [run.key for run in store.runs("b-")] == ["b-1", "b-3", "b-5", "b-7", "b-9"]
+    assert [run.key for run in store.runs("a", after=5)] == ["a-6", "a-8"]
+    assert repr(runs[3].record) == repr(Record((3.0, NAN), 5, {"n": 3}, 3))
+    reading = store.runs(after=8)
+    assert next(reading).id == 9
+    for number in range(5):
+        store.add("late", Record((float(number),)))
+    assert [run.id for run in reading] == [10, *range(11, 16)]
+
+
+def test_add_many_skips_what_is_held_exactly(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nosbench_env.store._PAGE", 3)
+    items = [(f"k{number}", Record((0.1 * number, NAN), None, {"a": 1, "b": number})) for number in range(8)]
+    store.add(*items[2])
+    assert store.add_many([*items, items[5]]) == 7
+    assert store.add_many(iter(items)) == 0
+    other = [
+        ("k1", Record((0.1, NAN), None, {"b": 1, "a": 1})),  # the same in another order
+        ("k1", Record((0.1, NAN), 7, {"a": 1, "b": 1})),
+        ("k1", Record((0.1, NAN), None, {"a": 1, "b": 2})),
+        ("k1", Record((0.1, NAN), None, {"a": 1, "b": 1}, 1)),
+        ("k1", Record((0.1, 2.0), None, {"a": 1, "b": 1})),
+    ]
+    assert store.add_many(other) == 4
+    assert len(list(store.runs())) == 12
+
+
+def test_delete_forgets_records_and_keeps_aliases(store: ResultStore) -> None:
+    for number in range(5):
+        store.add("key", Record((float(number),)), aliases=[f"alias-{number}"])
+    assert store.delete([1, 2, 99]) == 2
+    assert store.get("key", 1).epoch_means == (2.0,)
+    assert store.resolve("alias-0") == "key"
+    store.add("key", Record((9.0,)))
+    assert [run.id for run in store.runs()] == [3, 4, 5, 6]  # ids are not used again
+
+
+def test_an_alias_keeps_its_first_key(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nosbench_env.store._PAGE", 2)
+    assert store.resolve("x") is None
+    store.add("first", Record((1.0,)), aliases=("x", "y"))
+    store.add("second", Record((1.0,)), aliases=["y", "z"])
+    store.add_aliases({"z": "third", "w": "third"})
+    assert dict(store.aliases()) == {"x": "first", "y": "first", "z": "second", "w": "third"}
+    assert store.resolve("y") == "first"
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", "a\ud800", 5, None])
+def test_keys_that_no_database_holds_are_refused(store: ResultStore, key: str) -> None:
+    with pytest.raises(ValueError, match="key must be a text"):
+        store.add(key, Record((1.0,)))
+    with pytest.raises(ValueError, match="alias must be a text"):
+        store.add("key", Record((1.0,)), aliases=[key])
+    assert len(store) == 0
