@@ -29,8 +29,11 @@ _NOT_NEGATIVE = frozenset(("abs", "exp", "norm", "std", "numel"))  # results tha
 _SCALAR, _MIXED, _ARRAY = 0, 1, 2
 
 # What every graph starts with: the values of the slots that are set before a step.
-_FIXED_NODES: dict[int, Node] = {PARAM: ("param", (), ""), GRAD: ("grad", (), ""), STEP: ("step", (), "")} | {
-    slot: ("const", (), float(np.float32(value)).hex()) for slot, value in CONSTANTS.items()
+_FIXED_NODES: dict[int, Node] = {
+    PARAM: ("param", (), ""),
+    GRAD: ("grad", (), ""),
+    STEP: ("step", (), ""),
+    **{slot: ("const", (), float(np.float32(value)).hex()) for slot, value in CONSTANTS.items()},
 }
 _FIXED_SHAPES = [_ARRAY if op in ("param", "grad") else _SCALAR for op, _, _ in _FIXED_NODES.values()]
 _FIXED_NUMBERS = {node: number for number, node in enumerate(_FIXED_NODES.values())}
