@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.study_commands import app as study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
@@ -45,6 +46,7 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
+app.add_typer(study_app, name="study")
 
 
 class AgentName(StrEnum):

@@ -28,7 +28,10 @@ LAYERS = [
     {"env"},
     {"wrappers"},
     {"agents"},
-    {"doctor"},
+    {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
+    {"studies.cache_growth", "studies.cache_errors"},
+    {"studies.cache"},
+    {"study_commands"},
     {"cli"},
     {"__main__", ""},
 ]
