@@ -37,6 +37,7 @@ def plot_growth(table: Path, picture: Path, *, runs: int) -> None:
         runs: How many runs follow each other on one cache; lines mark where a new one begins.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     identities = _read(table)
     if not identities:
@@ -51,17 +52,19 @@ def plot_growth(table: Path, picture: Path, *, runs: int) -> None:
         top = max(sizes[-1] for curves in methods.values() for _, sizes in curves)
         left.plot([0, last], [0, last], "--", color="gray", linewidth=1, label="no cache")
         left.set(title=f"{identity}: cache size", xlabel="queries", ylabel="results in the cache", ylim=(0, 1.15 * top))
+        left.yaxis.set_major_formatter("{x:,.0f}")
         right.set(title=f"{identity}: cumulative speed-up", xlabel="queries", ylabel="queries / cache size")
         right.set_yscale("log")
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter(NullFormatter())
         for panel in (left, right):
             panel.set_xlim(0, last)
             panel.xaxis.set_major_formatter("{x:,.0f}")
             panel.grid(alpha=0.3)
-            panel.legend(loc="upper left", fontsize=8)
             for run in range(1, runs):
                 panel.axvline(run * last / runs, color="gray", linewidth=1, linestyle=":")
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(picture, dpi=150)
 
 
