@@ -85,6 +85,10 @@ def cache(
             "several times. Default: all, side by side; `canonical` only where that needs no training."
         ),
     ] = None,
+    search_identity: Annotated[
+        IdentityName,
+        typer.Option(help="How programs are told apart in the runs of evolution. `paper` for its own search."),
+    ] = IdentityName.fingerprint,
     pairs: Annotated[
         int | None, typer.Option(help="Hits: pairs of runs, one filling the cache, one querying it. Default: 9.")
     ] = None,
@@ -146,6 +150,7 @@ def cache(
             SIZES[size.value],
             task=task,
             max_instructions=max_instructions,
+            search_identity=search_identity.value,
             **{name: value for name, value in chosen.items() if value is not None},
         )
         study = CacheStudy(

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from nosbench_env.oracle import IDENTITIES as ORACLE_IDENTITIES
+from nosbench_env.oracle import Identity
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.studies.cache_errors import (
@@ -37,7 +37,8 @@ from nosbench_env.studies.cache_growth import cache_sizes, hits, sampled_queries
 from nosbench_env.studies.identities import IDENTITIES, Key, keys_of, write_text
 from nosbench_env.studies.search_runs import SearchRuns
 from nosbench_env.studies.trainings import FIRST_STEPS, TrainingLog, final_losses, first_losses, to_json
-from nosbench_env.tasks import check_device_name, check_epochs, check_task_name
+from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task
+from nosbench_env.tasks.task import Task
 from nosbench_env.tasks.worker_pool import check_workers
 
 METHODS = ("rs", "re")
@@ -65,6 +66,7 @@ class CacheStudySettings:
             Table 3; the paper's text says 20.
         methods: "rs", random search; "re", regularized evolution from random programs.
         identities: Identities to compare; None for those that a part is about.
+        search_identity: How the oracle knew programs in the runs of evolution.
         seed_pairs: Pairs of runs, one filling the cache and one querying it.
         merged_pairs: Pairs of merged programs drawn for each method, identity and way to draw them.
         split_programs: Programs with different keys whose curves are compared, for each method and identity.
@@ -81,7 +83,8 @@ class CacheStudySettings:
     queries: int = 8000
     max_instructions: int = 14
     methods: tuple[str, ...] = METHODS
-    identities: tuple[str, ...] | None = None
+    identities: tuple[Identity, ...] | None = None
+    search_identity: Identity = "fingerprint"
     seed_pairs: int = 9
     merged_pairs: int = 200
     split_programs: int = 500
@@ -95,6 +98,8 @@ class CacheStudySettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        if self.search_identity not in IDENTITIES:
+            raise ValueError(f"search_identity must be one of {', '.join(IDENTITIES)}, got {self.search_identity!r}")
         for name, known in (("methods", METHODS), ("identities", IDENTITIES)):
             values = getattr(self, name)
             if values is not None and (not values or set(values) - set(known) or len(set(values)) < len(values)):
@@ -149,9 +154,10 @@ class CacheStudy:
             settings.epochs,
             settings.queries,
             settings.max_instructions,
+            settings.search_identity,
         )
         self._programs: dict[tuple[str, int], list[Program]] = {}
-        self._keys: dict[tuple[str, int, str], list[Key]] = {}
+        self._keys: dict[tuple[str, int, Identity], list[Key]] = {}
 
     def run(self, parts: Sequence[str]) -> dict[str, list[Row]]:
         """Does some parts of the study, and writes the tables of each and `summary.json`.
@@ -175,7 +181,7 @@ class CacheStudy:
                 self._summarise(part, tables[part])
             return tables
 
-    def identities(self, default: Sequence[str]) -> Sequence[str]:
+    def identities(self, default: Sequence[Identity]) -> Sequence[Identity]:
         """Those asked for, or a part's default."""
         return default if self.settings.identities is None else self.settings.identities
 
@@ -192,15 +198,21 @@ class CacheStudy:
         self._runs.evolve(range(self.settings.seeds), self._workers, self.report)
         return True
 
-    def keys(self, method: str, seed: int, identity: str) -> list[Key]:
+    def keys(self, method: str, seed: int, identity: Identity) -> list[Key]:
         """The keys of a run's programs."""
         name = method, seed, identity
         if name not in self._keys:
             programs = self.programs(method, seed)
-            self._keys[name] = keys_of(programs, identity, self.folder / "keys" / f"{method}-{seed}-{identity}.json")
+            file = self.folder / "keys" / f"{method}-{seed}-{identity}.json"
+            self._keys[name] = keys_of(programs, identity, self._task, file)
         return self._keys[name]
 
-    def pooled(self, method: str, identity: str) -> tuple[list[Program], list[Key]]:
+    @cached_property
+    def _task(self) -> Task:
+        """The task whose probe takes fingerprints."""
+        return make_task(self.settings.task, "cpu")
+
+    def pooled(self, method: str, identity: Identity) -> tuple[list[Program], list[Key]]:
         """The programs of all runs of a method, and their keys."""
         seeds = range(self.settings.seeds)
         return (
@@ -264,7 +276,7 @@ class CacheStudy:
             "task": settings.task,
             "epochs": settings.epochs,
             "max_instructions": settings.max_instructions,
-            "identity_of_runs": ORACLE_IDENTITIES[0],
+            "search_identity": settings.search_identity,
         }
         found = self._read_json("config.json")
         if not found:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nosbench_env.compiled.lowering import live_code
-from nosbench_env.fingerprints import fingerprint
+from nosbench_env.oracle import Identity, identify
 from nosbench_env.program import Program
+from nosbench_env.tasks.task import Task
 
-IDENTITIES = ("paper", "canonical", "fingerprint")
+IDENTITIES: tuple[Identity, ...] = ("paper", "canonical", "fingerprint")
 _SAMPLE = 25  # keys of a file that are computed again, to see whether an identity's version has changed
 
 
@@ -28,26 +28,15 @@ class Key(NamedTuple):
     diverged: bool
 
 
-def identity(program: Program, name: str) -> Key:
-    """The key of a program. "canonical" has no probe of its own; "fingerprint" says for it what diverges."""
-    match name:
-        case "paper":
-            taken = fingerprint(program, method="paper")
-            return Key(str(taken), taken.status != "ok")
-        case "canonical":
-            return Key(canonical_text(program), identity(program, "fingerprint").diverged)
-        case "fingerprint":
-            taken = fingerprint(program, method="paper")
-            return Key(str(taken), taken.status != "ok")
-    raise ValueError(f"unknown identity {name!r}; known are {', '.join(IDENTITIES)}")
+def key_of(program: Program, identity: Identity, task: Task) -> Key:
+    """The key of a program on a task. "canonical" has no probe: "fingerprint" says for it what diverges."""
+    text, status = identify(program, identity, task)
+    if identity == "canonical":
+        _, status = identify(program, "fingerprint", task)
+    return Key(text, status != "ok")
 
 
-def canonical_text(program: Program) -> str:
-    """Equal for programs that are the same up to rewriting."""
-    return str(Program(live_code(program)[0]))
-
-
-def keys_of(programs: Sequence[Program], name: str, file: Path) -> list[Key]:
+def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: Path) -> list[Key]:
     """The keys of a run's programs, from the file if it holds them, else computed and written there.
 
     A file of other programs, or of another version of the identity, is written anew.
@@ -58,11 +47,11 @@ def keys_of(programs: Sequence[Program], name: str, file: Path) -> list[Key]:
         if data["programs"] == digest:
             distinct = [Key(str(text), bool(diverged)) for text, diverged in data["distinct"]]
             keys = [distinct[index] for index in data["keys"]]
-            if keys[:_SAMPLE] == [identity(program, name) for program in programs[:_SAMPLE]]:
+            if keys[:_SAMPLE] == [key_of(program, identity, task) for program in programs[:_SAMPLE]]:
                 return keys
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         pass  # not there, or damaged: it only saves time
-    keys = [identity(program, name) for program in programs]
+    keys = [key_of(program, identity, task) for program in programs]
     number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     write_text(
         file,

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, SearchResult, search
-from nosbench_env.oracle import Oracle
+from nosbench_env.oracle import Identity, Oracle
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.store import StoreError
@@ -38,6 +38,7 @@ class SearchRuns:
         epochs: Length of training.
         queries: Programs asked for in a run.
         max_instructions: Length of the longest programs.
+        identity: How evolution's oracle knows programs: it decides which results it is told.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class SearchRuns:
     epochs: int
     queries: int
     max_instructions: int
+    identity: Identity
 
     def programs(self, method: str, seed: int) -> list[Program]:
         """The programs that a run asks for, in order; evolution must have been run."""
@@ -83,7 +85,7 @@ class SearchRuns:
         return self.folder / f"re-{seed}" / "history.jsonl"
 
     def _evolve_one(self, seed: int, on_query: Callable[[HistoryEntry, SearchResult], None]) -> None:
-        oracle = Oracle(self.task, self.store, self.device, workers=1)
+        oracle = Oracle(self.task, self.store, self.device, self.identity, workers=1)
         try:
             search(
                 RegularizedEvolution(SearchSpace(self.max_instructions), seed),

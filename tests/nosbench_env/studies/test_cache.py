@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nosbench_env import Program
 from nosbench_env.agents import RandomSearch, RegularizedEvolution
 from nosbench_env.cli import main
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.studies import cache_plots, search_runs, trainings
-from nosbench_env.studies.cache import PARTS, SIZES, CacheStudy, CacheStudySettings, StudyError
+from nosbench_env.studies.cache import CAPTIONS, PARTS, SIZES, CacheStudy, CacheStudySettings, StudyError
 from nosbench_env.studies.cache_growth import cache_sizes
-from nosbench_env.studies.identities import IDENTITIES, Key, identity, keys_of
-from nosbench_env.study_commands import Part, Size
+from nosbench_env.studies.identities import IDENTITIES, Key, key_of, keys_of
+from nosbench_env.study_commands import IdentityName, Part, Size
+from nosbench_env.tasks import make_task
 
 QUERIES = 120  # evolution's first population, and 20 children
 SMALL = CacheStudySettings(
@@ -166,7 +168,7 @@ def test_runs_in_processes_of_their_own_are_the_same(done, tmp_path: Path) -> No
 
 def test_a_run_that_fails_in_its_process_says_why(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("no database, and longer than the header of one" * 100)
-    runs = search_runs.SearchRuns(tmp_path / "runs", str(tmp_path / "store.sqlite"), "toy", "cpu", 1, 5, 8)
+    runs = search_runs.SearchRuns(tmp_path / "runs", str(tmp_path / "store.sqlite"), "toy", "cpu", 1, 5, 8, "paper")
     with pytest.raises(ValueError, match=r"a run of evolution failed: can't .* the store"):
         runs.evolve(range(2), 2, print)
 
@@ -266,29 +268,42 @@ def test_keys_are_kept_and_renewed_for_other_programs_and_versions(
 ) -> None:
     programs = RandomSearch(SearchSpace(8), 0).ask(40)
     file = tmp_path / "keys.json"
-    keys = keys_of(programs, "paper", file)
-    assert keys == [identity(program, "paper") for program in programs]
+    task = make_task("toy", "cpu")
+    keys = keys_of(programs, "paper", task, file)
+    assert keys == [key_of(program, "paper", task) for program in programs]
     asked: list[object] = []
 
-    def other_version(program: object, name: str) -> Key:
+    def other_version(program: object, *_: Any) -> Key:
         asked.append(program)
         return Key("another version", False)
 
-    def same_version(program: Any, name: str) -> Key:
+    def same_version(program: Any, *_: Any) -> Key:
         asked.append(program)
-        return identity(program, name)
+        return key_of(program, "paper", task)
 
-    monkeypatch.setattr("nosbench_env.studies.identities.identity", same_version)
-    assert keys_of(programs, "paper", file) == keys
+    monkeypatch.setattr("nosbench_env.studies.identities.key_of", same_version)
+    assert keys_of(programs, "paper", task, file) == keys
     assert len(asked) < len(programs)
-    assert keys_of(programs[::-1], "paper", file) == keys[::-1]
-    monkeypatch.setattr("nosbench_env.studies.identities.identity", other_version)
-    assert set(keys_of(programs[::-1], "paper", file)) == {Key("another version", False)}
+    assert keys_of(programs[::-1], "paper", task, file) == keys[::-1]
+    monkeypatch.setattr("nosbench_env.studies.identities.key_of", other_version)
+    assert set(keys_of(programs[::-1], "paper", task, file)) == {Key("another version", False)}
 
 
 def test_unknown_names_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown part cost; known are growth"):
         CacheStudy(tmp_path, SMALL).run(["cost"])
-    with pytest.raises(ValueError, match="unknown identity 'hash'"):
-        identity(RandomSearch(seed=0).ask()[0], "hash")
-    assert set(SIZES) == {size.value for size in Size}
+
+
+def test_options_offer_what_there_is() -> None:
+    assert {part.value for part in Part} == set(PARTS) == set(CAPTIONS)
+    assert {size.value for size in Size} == set(SIZES)
+    assert {name.value for name in IdentityName} == set(IDENTITIES)
+
+
+def test_equal_canonical_forms_have_one_key() -> None:
+    task = make_task("toy", "cpu")
+    a, b = Program.parse("r9 = mul(grad, 0.1)"), Program.parse("r11 = exp(step); r10 = mul(0.1, grad)")
+    dead, other = Program.parse("r9 = div(0.1, r10)"), Program.parse("r9 = mul(grad, 0.01)")
+    for name in IDENTITIES:
+        assert key_of(a, name, task) == key_of(b, name, task) != key_of(other, name, task)
+    assert [key_of(dead, name, task).diverged for name in IDENTITIES] == [True, True, True]
