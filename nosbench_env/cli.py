@@ -31,6 +31,7 @@ from nosbench_env.command_line import (
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
 from nosbench_env.store_commands import store_app
+from nosbench_env.study_commands import study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
@@ -53,9 +54,8 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
-
-
 app.add_typer(store_app)
+app.add_typer(study_app)
 
 
 class AgentName(StrEnum):

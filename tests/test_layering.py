@@ -31,9 +31,11 @@ LAYERS = [
     {"env"},
     {"wrappers"},
     {"agents"},
-    {"doctor"},
+    {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
+    {"studies.cache_growth", "studies.cache_errors"},
+    {"studies.cache"},
     {"command_line"},
-    {"store_commands"},
+    {"store_commands", "study_commands"},
     {"cli"},
     {"__main__", ""},
 ]
