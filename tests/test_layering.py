@@ -24,6 +24,7 @@ LAYERS = [
     {"tasks.pfn_data"},
     {"tasks.pfn_training"},
     {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints", "store"},
+    {"identity"},
     {"result_key", "agreement"},
     {"portable", "store_survey", "rekeying"},
     {"exchange", "shipped_results", "pruning", "verification"},
