@@ -188,7 +188,7 @@ class Database:
         return self.path is not None and self._read_only and self._state != sqlite.state(self.path, True)
 
     def _error(self, error: DBAPIError) -> StoreError:
-        what = str(error.orig).strip()
+        what = " ".join(str(error.orig).split()).rstrip(".?")
         advice = sqlite.advice(what) if self.is_sqlite else postgresql.advice(error)
         return StoreError(f"can't use the store {self.shown}: {what}. {advice}")
 

@@ -110,7 +110,9 @@ def advice(error: DBAPIError) -> str:
 
 
 def _exists(connection: sql.Connection) -> bool:
-    return bool(connection.exec_driver_sql(f"SELECT to_regclass('{SCHEMA}.schema') IS NOT NULL").scalar_one())
+    # Not by to_regclass(), which may remember what was before the lock.
+    query = "SELECT 1 FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid WHERE relname = 'schema'"
+    return bool(connection.exec_driver_sql(f"{query} AND nspname = '{SCHEMA}'").all())
 
 
 def _prepare(connection: sql.Connection, where: str) -> None:
