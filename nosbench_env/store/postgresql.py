@@ -47,27 +47,11 @@ def open_server(url: sql.URL, read_only: bool) -> tuple[sql.Engine, bool]:
         raise StoreError(
             f"the store {where} needs a driver that is not installed: pip install 'nosbench_env[postgres]'"
         ) from error
-    with engine.connect() as connection:
-        made = _exists(connection)
-        if read_only and not made:
-            raise StoreError(f"can't open the store {where} for reading: there is none yet. {ELSEWHERE}")
-        # A standby, or a role that may only read.
-        forbidden = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one() or (
-            made
-            and not connection.exec_driver_sql(
-                f"SELECT has_table_privilege('{SCHEMA}.runs', 'INSERT') AND "
-                f"has_table_privilege('{SCHEMA}.leases', 'INSERT')"
-            ).scalar_one()
-        )
-        if made and schema.read_version(connection, where) == SCHEMA_VERSION:
-            return engine, bool(read_only or forbidden)
-        if read_only or forbidden:
-            raise StoreError(
-                f"the store {where} must be made or brought up to version {SCHEMA_VERSION}, and can only be read here: "
-                "open it once as a role that may write."
-            )
-        _prepare(connection, where)
-    return engine, False
+    try:
+        return engine, _check_or_prepare(engine, where, read_only)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def shown(url: sql.URL) -> str:
@@ -107,6 +91,31 @@ def advice(error: DBAPIError) -> str:
             "stored before are safe. Then run the same command again."
         )
     return ELSEWHERE
+
+
+def _check_or_prepare(engine: sql.Engine, where: str, read_only: bool) -> bool:
+    """Makes the tables if there are none; returns whether nothing can be written."""
+    with engine.connect() as connection:
+        made = _exists(connection)
+        if read_only and not made:
+            raise StoreError(f"can't open the store {where} for reading: there is none yet. {ELSEWHERE}")
+        # A standby, or a role that may only read.
+        forbidden = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one() or (
+            made
+            and not connection.exec_driver_sql(
+                f"SELECT has_table_privilege('{SCHEMA}.runs', 'INSERT') AND "
+                f"has_table_privilege('{SCHEMA}.leases', 'INSERT')"
+            ).scalar_one()
+        )
+        if made and schema.read_version(connection, where) == SCHEMA_VERSION:
+            return bool(read_only or forbidden)
+        if read_only or forbidden:
+            raise StoreError(
+                f"the store {where} must be made or brought up to version {SCHEMA_VERSION}, and can only be read here: "
+                "open it once as a role that may write."
+            )
+        _prepare(connection, where)
+    return False
 
 
 def _exists(connection: sql.Connection) -> bool:

@@ -46,11 +46,20 @@ def open_file(path: Path) -> sql.Engine:
         sql.URL.create("sqlite", database=str(path)), poolclass=sql.QueuePool, pool_timeout=LOCK_TIMEOUT_S, **_OPTIONS
     )
     sql.event.listen(engine, "connect", _set_up)
+    try:
+        _check_or_make(engine, path)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_or_make(engine: sql.Engine, path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise StoreError(f"can't open the store {path}: it is not a file. {ELSEWHERE}")
         if path.stat().st_size and _is_current(engine):
-            return engine
+            return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = f"{path}.lock"
@@ -61,7 +70,6 @@ def open_file(path: Path) -> sql.Engine:
             _prepare(engine, str(path))
     except (OSError, filelock.Timeout) as error:
         raise StoreError(f"can't open the store {path}: {error}. {ELSEWHERE}") from error
-    return engine
 
 
 def open_read_only(path: Path) -> sql.Engine:
@@ -88,6 +96,15 @@ def open_read_only(path: Path) -> sql.Engine:
         hide_parameters=True,
     )
     sql.event.listen(engine, "connect", _set_careful)
+    try:
+        _check_to_read(engine, path)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_to_read(engine: sql.Engine, path: Path) -> None:
     with engine.connect() as connection:
         if not _is_ours(connection, str(path)):
             raise StoreError(f"can't open the store {path} for reading: it is empty. {ELSEWHERE}")
@@ -97,7 +114,6 @@ def open_read_only(path: Path) -> sql.Engine:
             f"the store {path} has version {version} and can only be read here, but must be brought up to version "
             f"{SCHEMA_VERSION}: open it once with permission to write, or open a copy of it."
         )
-    return engine
 
 
 def state(path: Path, read_only: bool) -> tuple[Any, ...] | None:

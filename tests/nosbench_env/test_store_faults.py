@@ -1,4 +1,4 @@
-"""Writers killed at random moments: nothing that was stored is lost, no lease stays, nothing is trained twice at once."""
+"""Writers killed at random moments: nothing stored is lost, no lease stays, nothing is trained twice at once."""
 
 from pathlib import Path
 

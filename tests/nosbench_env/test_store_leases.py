@@ -29,7 +29,9 @@ def elsewhere(location: str, keys: list[str]) -> set[str]:
 
     def take() -> set[str]:
         with contextlib.closing(ResultStore(location)) as store, store.leases() as leases:
-            assert leases.busy(keys) == set(keys) - (taken := leases.take(keys))
+            busy = leases.busy(keys)
+            taken = leases.take(keys)
+            assert taken == set(keys) - busy
             return taken
 
     with ThreadPoolExecutor(1) as pool:
@@ -255,6 +257,6 @@ def test_a_store_that_can_only_be_read_says_so_before_training(tmp_path: Path) -
     trained: list[str] = []
     reader = Oracle(SlowTask(trained), ResultStore(path, read_only=True))
     assert reader.query(SGD, epochs=1).source == "store"
-    with pytest.raises(StoreError, match=r"can only be read, and does not know 1 of the programs for 1 epochs of the toy"):
+    with pytest.raises(StoreError, match=r"can only be read, and does not know 1 of the programs for 1 epochs"):
         reader.query_many([SGD, ADAM], epochs=1)
     assert not trained

@@ -1,4 +1,4 @@
-"""Processes that take leases, train and store, and are killed at random moments; and whether the store kept its word."""
+"""Processes that take leases, train and store, killed at random moments; and whether the store kept its word."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 from nosbench_env.store import Record, ResultStore
@@ -18,8 +19,6 @@ from nosbench_env.store import Record, ResultStore
 TTL_S = 3.0
 LONG_S = 4.0  # some trainings outlast a lease, which must be renewed
 KEYS_A_SECOND, WINDOW = 40, 200  # which keys are asked for moves on with time, more slowly than leases end
-
-
 
 
 def result(key: str) -> Record:
@@ -57,7 +56,9 @@ def work(location: str, log: Path, begun: float, until: float, seed: int) -> Non
     store.close()
 
 
-def run(location: str, folder: Path, kills: int, workers: int = 8, seed: int = 0, pause_s: float = 0.3) -> dict[str, int]:
+def run(
+    location: str, folder: Path, kills: int, workers: int = 8, seed: int = 0, pause_s: float = 0.3
+) -> dict[str, int]:
     """Lets processes work on a store and kills one after the other; then checks all that the store promises.
 
     Returns:
@@ -112,7 +113,7 @@ def check(location: str, logs: dict[Path, float]) -> dict[str, int]:
                 stored.append(key)
         for key, when in begun.items():
             trainings[key].append((when, died, log))
-    twice = [key for key, found in trainings.items() for one, other in _pairs(sorted(found)) if other[0] < one[1]]
+    twice = [key for key, found in trainings.items() for one, other in pairwise(sorted(found)) if other[0] < one[1]]
     assert not twice, f"trained by two at once: {twice}"
 
     store = ResultStore(location)
@@ -144,7 +145,3 @@ def check(location: str, logs: dict[Path, float]) -> dict[str, int]:
         "taken over": sum(len(found) > 1 for found in trainings.values()),
         "longer than a lease": sum(end - start > TTL_S for found in trainings.values() for start, end, _ in found),
     }
-
-
-def _pairs(items: list[tuple[float, float, Path]]) -> list[tuple[tuple[float, float, Path], tuple[float, float, Path]]]:
-    return list(zip(items, items[1:], strict=False))
