@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import filelock
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
@@ -60,6 +59,8 @@ def _check_or_make(engine: sql.Engine, path: Path) -> None:
             raise StoreError(f"can't open the store {path}: it is not a file. {ELSEWHERE}")
         if path.stat().st_size and _is_current(engine):
             return
+    import filelock  # not needed to open most stores, and slow to load
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = f"{path}.lock"
