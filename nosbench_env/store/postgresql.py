@@ -60,17 +60,19 @@ def shown(url: sql.URL) -> str:
     return str(url.set(drivername="postgresql", query=query))
 
 
-def is_gone(error: DBAPIError) -> bool:
+def is_gone(error: Exception) -> bool:
     """Whether the connection is lost, so that a new one may help."""
+    if not isinstance(error, DBAPIError):
+        return False
     state = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or (
         isinstance(error, OperationalError) and (state is None or state[:4] == "57P0" or state[:2] == "08")
     )
 
 
-def advice(error: DBAPIError) -> str:
+def advice(error: Exception) -> str:
     """What to do about an error of the server's."""
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     if state in ("57014", "55P03", "25P03"):
         return (
             f"The server took more than {TIMEOUT_S} seconds; results stored before are safe. Another program may hold "

@@ -206,7 +206,7 @@ def _is_current(engine: sql.Engine) -> bool:
             return application == APPLICATION_ID and connection.execute(
                 sql.select(schema.schema.c.version)
             ).scalars().all() == [SCHEMA_VERSION]
-    except DBAPIError:
+    except (DBAPIError, sqlite3.Error, UnicodeDecodeError):  # damaged, or locked: said later, if it lasts
         return False
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -175,7 +176,9 @@ def test_pickles_and_later_openings_see_the_same_store(location: str, store: Res
     copied.close()
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("location", "method"), [("sqlite", "spawn"), ("sqlite", "fork"), ("postgresql", "fork")], indirect=["location"]
+)
 def test_eight_processes_share_a_new_store(location: str, store: ResultStore, method: str) -> None:
     rounds = 15
     context = multiprocessing.get_context(method)
@@ -302,3 +305,64 @@ def test_keys_that_no_database_holds_are_refused(store: ResultStore, key: str) -
     with pytest.raises(ValueError, match="alias must be a text"):
         store.add("key", Record((1.0,)), aliases=[key])
     assert len(store) == 0
+
+
+def test_step_losses_come_back_exactly(store: ResultStore) -> None:
+    losses = np.array([0.1, math.inf, -math.inf, NAN, 5e-324, -0.0])
+    first = store.add("a", Record((1.0,)), step_losses=losses)
+    second = store.add("b", Record((1.0,)))
+    found = store.step_losses(first)
+    assert (found.dtype, found.tobytes()) == (np.float64, losses.tobytes())
+    assert store.step_losses(second) is None
+    with pytest.raises(ValueError, match=r"one loss a step, got an array of shape \(1, 6\)"):
+        store.add("c", Record((1.0,)), step_losses=[losses])
+    assert store.delete([first]) == 1
+    assert store.step_losses(first) is None
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["key = 'b'", "epoch_means = '[1.5]'", "stopped_at = 9", "first_epoch = 1", "provenance = '{\"seconds\": 1}'"],
+)
+def test_a_record_that_is_not_as_it_was_stored_is_damaged(store: ResultStore, assignment: str) -> None:
+    store.add("a", Record((1.0,), 5, {"seconds": 2}))
+    change(store, f"UPDATE runs SET {assignment}")
+    with pytest.raises(StoreError, match=r"damaged at record 1: its checksum is another\. Move it away"):
+        list(store.runs())
+
+
+def test_an_answer_is_given_from_memory_and_is_the_askers_own(location: str, store: ResultStore) -> None:
+    store.add("a", Record((1.0, 2.0), None, {"program": ["x"]}), aliases=["name"])
+    first, key = store.get("a", 2), store.resolve("name")
+    first.provenance["program"].append("changed")
+    with contextlib.closing(ResultStore(location)) as other:
+        other.delete([1])
+    assert store.get("a", 2) == Record((1.0, 2.0), None, {"program": ["x"]})  # as said in the manual
+    assert store.resolve("name") == key == "a"
+    assert store.get("a", 1) is None  # another question
+    store.close()
+    assert store.get("a", 2) is None
+
+
+def test_what_memory_holds_is_bounded_and_is_forgotten_with_what_it_came_from(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store._recent._size = 3
+    for number in range(6):
+        store.add(f"key-{number}", Record((float(number),)))
+        assert store.get(f"key-{number}", 1) is not None
+        assert store.get("key-0", 1) is not None
+    assert list(store._recent._kept) == ["key-4", "key-5", "key-0"]
+    store.delete([1])
+    assert store.get("key-0", 1) is None
+    assert store.get("key-9", 1) is None
+    store.add("key-9", Record((9.0,)))
+    assert store.get("key-9", 1) is not None  # what is not known is not kept
+
+
+def test_a_last_epoch_from_memory_grows_to_a_whole_curve(store: ResultStore) -> None:
+    store.add("a", Record((1.0,), first_epoch=2))
+    assert store.get("a", 3, last_epoch_only=True).first_epoch == 2
+    store.add_many([("a", Record((3.0, 2.0)))])
+    assert store.get("a", 3, last_epoch_only=True).epoch_means == (3.0, 2.0, 1.0)

@@ -115,10 +115,10 @@ def test_a_kill_while_the_file_is_made_leaves_one_that_is_completed(store: Resul
     assert len(store) == 1
 
 
-@pytest.fixture
-def version_1(tmp_path: Path) -> Path:
-    """A store as the first version made it, with a result and one that stopped."""
-    path = tmp_path / "version_1.sqlite"
+@pytest.fixture(params=[1, 2])
+def older(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store as an earlier version made it, with a result and one that stopped."""
+    path = tmp_path / f"version_{request.param}.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE schema (id INTEGER NOT NULL, version INTEGER, PRIMARY KEY (id))")
@@ -130,6 +130,9 @@ def version_1(tmp_path: Path) -> Path:
         connection.execute("INSERT INTO schema VALUES (1, 1)")
         connection.execute("INSERT INTO runs VALUES (3, 'a', '[1.5, 0.1]', NULL, '{\"seconds\": 2.0}')")
         connection.execute("INSERT INTO runs VALUES (7, 'b', '[1.5, \"nan\"]', 17, '{}')")
+        if request.param == 2:
+            connection.execute("ALTER TABLE runs ADD COLUMN first_epoch INTEGER DEFAULT '0' NOT NULL")
+            connection.execute("UPDATE schema SET version = 2")
         connection.execute("PRAGMA application_id = 0x4E4F5342")
     connection.close()
     return path
@@ -142,6 +145,10 @@ def check_migrated(path: Path) -> None:
     assert len(store) == 2
     store.add("c", Record((1.0,), first_epoch=3))
     assert store.get("c", 4, last_epoch_only=True) == Record((1.0,), first_epoch=3)
+    store.add_aliases({"x": "a"})
+    assert store.resolve("x") == "a"
+    with store.leases() as leases:
+        assert leases.take(["a"]) == {"a"}
     store.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT version FROM schema").fetchall() == [(3,)]
@@ -149,23 +156,27 @@ def check_migrated(path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_store_of_version_1_is_brought_up_to_date_and_keeps_its_results(version_1: Path) -> None:
-    check_migrated(version_1)
+def test_an_older_store_is_brought_up_to_date_and_keeps_its_results(older: Path) -> None:
+    check_migrated(older)
 
 
-def test_an_older_store_gets_the_tables_that_a_new_one_has(version_1: Path, store: ResultStore) -> None:
-    ResultStore(version_1).get("a", 1)
+def test_an_older_store_gets_the_tables_that_a_new_one_has(older: Path, store: ResultStore) -> None:
+    ResultStore(older).get("a", 1)
     store.get("a", 1)
     shapes = []
-    for path in (version_1, store.path):
+    for path in (older, store.path):
         with sqlite3.connect(path) as connection:
-            shapes.append(connection.execute("PRAGMA table_info(runs)").fetchall())
-    assert [column[1:4] for column in shapes[0]] == [column[1:4] for column in shapes[1]]  # names, types, not null
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+            indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' ORDER BY name").fetchall()
+            columns = [connection.execute(f"PRAGMA table_info({name})").fetchall() for (name,) in tables]
+        # names, types, not null
+        shapes.append((tables, indexes, [[column[1:4] for column in table] for table in columns]))
+    assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "ALTER", "UPDATE schema", "COMMIT"])
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "ALTER", "CREATE", "UPDATE schema", "COMMIT"])
 @pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
-def test_a_kill_during_the_update_of_an_older_store_loses_nothing(version_1: Path, statement: str, moment: str) -> None:
+def test_a_kill_during_the_update_of_an_older_store_loses_nothing(older: Path, statement: str, moment: str) -> None:
     child = os.fork()
     if child == 0:
 
@@ -174,22 +185,22 @@ def test_a_kill_during_the_update_of_an_older_store_loses_nothing(version_1: Pat
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sql.event.listen(sql.Engine, moment, kill)
-        ResultStore(version_1).get("a", 1)
+        ResultStore(older).get("a", 1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    check_migrated(version_1)
+    check_migrated(older)
 
 
-def test_processes_that_open_an_older_store_at_once_update_it_once(version_1: Path) -> None:
+def test_processes_that_open_an_older_store_at_once_update_it_once(older: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(6)
-    workers = [context.Process(target=read_after, args=(version_1, "a", barrier)) for _ in range(6)]
+    workers = [context.Process(target=read_after, args=(older, "a", barrier)) for _ in range(6)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(timeout=120)
     assert [worker.exitcode for worker in workers] == [0] * 6
-    check_migrated(version_1)
+    check_migrated(older)
 
 
 @pytest.mark.parametrize("damage", ["DELETE FROM schema", "DROP TABLE schema", "DROP TABLE runs"])

@@ -12,15 +12,20 @@ from nosbench_env.store import Record, ResultStore, StoreError
 RECORDS = {f"key-{number}": Record((number / 7, math.pi * number, 1e-300), None, {"n": number}) for number in range(40)}
 
 
-def original(folder: Path) -> bytes:
-    """The bytes of a closed store with a few pages of records."""
+def original(folder: Path) -> tuple[bytes, bytes, bytes]:
+    """The bytes of a closed store with a few pages of records, and of an open one with what it keeps beside it."""
     store = ResultStore(folder / "original.sqlite")
     store.add_many(RECORDS.items())
     for key in RECORDS:
         store.add_aliases({f"alias-{key}": key})
     store.add("stopped", Record((1.0, math.nan), 5), step_losses=[1.0, 2.0])
     store.close()
-    return (folder / "original.sqlite").read_bytes()
+    closed = (folder / "original.sqlite").read_bytes()
+    store.delete(range(20, 30))
+    store.add_many(RECORDS.items())
+    opened = [(folder / f"original.sqlite{suffix}").read_bytes() for suffix in ("", "-wal")]
+    store.close()
+    return closed, opened[0], opened[1]
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -49,10 +54,10 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def ask(path: Path) -> Counter[str]:
+def ask(path: Path, read_only: bool) -> Counter[str]:
     """Asks a damaged store all kinds of things; returns what came of it."""
     outcomes: Counter[str] = Counter()
-    store = ResultStore(path)
+    store = ResultStore(path, read_only)
 
     def attempt(question: str, answer: object) -> None:
         outcomes[f"{question}: {answer}"] += 1
@@ -109,12 +114,17 @@ def ask(path: Path) -> Counter[str]:
 
 def run(folder: Path, copies: int, seed: int = 0) -> Counter[str]:
     """Makes damaged copies and asks each, in the ways it can be opened."""
-    rng, data = random.Random(seed), original(folder)
+    rng = random.Random(seed)
+    closed, opened, log = original(folder)
     outcomes: Counter[str] = Counter()
     path = folder / "copy.sqlite"
     for _ in range(copies):
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        path.write_bytes(mutated(data, rng))
-        outcomes += ask(path)
+        if rng.random() < 0.8:
+            path.write_bytes(mutated(closed, rng))
+        else:
+            path.write_bytes(mutated(opened, rng) if rng.random() < 0.5 else opened)
+            path.with_name(f"{path.name}-wal").write_bytes(mutated(log, rng))
+        outcomes += ask(path, read_only=rng.random() < 0.25)
     return outcomes
