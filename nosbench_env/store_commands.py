@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -62,7 +62,7 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
     * `nosbench store info --store results.sqlite --json`
     """
     with interruptible(lambda: "Interrupted."):
-        from nosbench_env.store import SCHEMA_VERSION
+        from nosbench_env.store.schema import SCHEMA_VERSION
         from nosbench_env.store_survey import survey
 
         opened = _existing_store(store)
@@ -70,15 +70,15 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
             found = survey(opened, tick)
     size = _size(opened)
     if as_json:
-        data = asdict(replace(found, groups={}))
+        data = {field.name: getattr(found, field.name) for field in fields(found)}
         data["groups"] = [
             asdict(group) | {"records": records, "keys": keys}
             for group, (records, keys) in sorted(found.groups.items())
         ]
-        _print_json({"store": _name(opened), "bytes": size, "schema_version": SCHEMA_VERSION} | data)
+        _print_json({"store": opened.location, "bytes": size, "schema_version": SCHEMA_VERSION} | data)
         return
     lines = [
-        f"store            {_name(opened)}",
+        f"store            {opened.location}",
         f"size             {'unknown' if size is None else f'{size:,} bytes'}, schema version {SCHEMA_VERSION}",
         f"results          {found.records:,} under {found.keys:,} keys",
         f"dates            {' to '.join(map(_plain, found.dates)) if found.dates[0] else 'none'}",
@@ -189,7 +189,7 @@ def merge(
         from nosbench_env.exchange import merge_stores
         from nosbench_env.store import ResultStore
 
-        opened = [_existing_store(other) for other in others]
+        opened = [_existing_store(other, read_only=True) for other in others]
         with _progress(quiet or as_json) as tick:
             report = merge_stores(opened, ResultStore(store), on_record=tick)
     _print_import(report, as_json)
@@ -355,18 +355,14 @@ def _identity_of(program: Program, method: str) -> str:
     return str(fingerprint(program, method))  # type: ignore[arg-type]  # it says which methods there are
 
 
-def _existing_store(location: str | None) -> ResultStore:
+def _existing_store(location: str | None, read_only: bool = False) -> ResultStore:
     """A store that is there: a wrong path is a mistake, not a new store."""
     from nosbench_env.store import ResultStore
 
-    store = ResultStore(location)
+    store = ResultStore(location, read_only)
     if store.path is not None and not store.path.exists():
         raise ValueError(f"there is no store {store.path}; name one with --store or NOSBENCH_STORE")
     return store
-
-
-def _name(store: ResultStore) -> str:
-    return str(store.path or store.url.render_as_string(hide_password=True))
 
 
 def _size(store: ResultStore) -> int | None:

@@ -149,10 +149,12 @@ def test_relative_locations_are_bound_to_the_folder_of_their_making(
 
 @pytest.mark.parametrize(
     "location",
-    ["postgresql://host/db", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", "", 5],
+    ["postgresql://host", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", "", 5],
 )
 def test_other_databases_are_refused(location: str) -> None:
-    with pytest.raises(ValueError, match="store must be a file or a URL sqlite:///file, got"):
+    with pytest.raises(
+        ValueError, match="store must be a file or a URL, sqlite:///file or postgresql://user@host/database, got"
+    ):
         ResultStore(location)
 
 
@@ -425,7 +427,7 @@ def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path, where: str)
 
 def test_a_full_disk_is_said_and_loses_nothing(store: ResultStore) -> None:
     store.add("a", Record((1.0,)))
-    engine = store._engine()  # SQLite's own limit on the file's size gives its error for a full disk
+    engine = store._database.engine()  # SQLite's own limit on the file's size gives its error for a full disk
     engine.dispose()
     sql.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 5"))
     with pytest.raises(StoreError, match=r"disk is full; results stored before are safe\. Free some space"):
@@ -438,7 +440,7 @@ def test_a_full_disk_is_said_and_loses_nothing(store: ResultStore) -> None:
 
 
 def test_runs_come_in_order_of_ids_by_prefix_and_after_one(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nosbench_env.store._PAGE", 3)
+    monkeypatch.setattr("nosbench_env.store.result_store._PAGE", 3)
     for number in range(10):
         store.add(f"{'ab'[number % 2]}-{number}", Record((float(number), NAN), 5, {"n": number}, number))
     runs = list(store.runs())
@@ -454,7 +456,7 @@ def test_runs_come_in_order_of_ids_by_prefix_and_after_one(store: ResultStore, m
 
 
 def test_add_many_skips_what_is_held_exactly(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nosbench_env.store._PAGE", 3)
+    monkeypatch.setattr("nosbench_env.store.result_store._PAGE", 3)
     items = [(f"k{number}", Record((0.1 * number, NAN), None, {"a": 1, "b": number})) for number in range(8)]
     store.add(*items[2])
     assert store.add_many([*items, items[5]]) == 7
@@ -481,7 +483,7 @@ def test_delete_forgets_records_and_keeps_aliases(store: ResultStore) -> None:
 
 
 def test_an_alias_keeps_its_first_key(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nosbench_env.store._PAGE", 2)
+    monkeypatch.setattr("nosbench_env.store.result_store._PAGE", 2)
     assert store.resolve("x") is None
     store.add("first", Record((1.0,)), aliases=("x", "y"))
     store.add("second", Record((1.0,)), aliases=["y", "z"])
