@@ -14,16 +14,18 @@ from typing import Any, Literal
 
 import torch
 
-from nosbench_env.fingerprints import fingerprint
+from nosbench_env.canonical import canonical_form
+from nosbench_env.fingerprints import fingerprint, probed
+from nosbench_env.probes import ANY_PROBE
 from nosbench_env.program import Program
 from nosbench_env.store import Record, ResultStore
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
-Identity = Literal["paper"]
+Identity = Literal["fingerprint", "canonical", "paper"]
 Source = Literal["trained", "store", "probe"]
-IDENTITIES: tuple[Identity, ...] = ("paper",)
+IDENTITIES: tuple[Identity, ...] = ("fingerprint", "canonical", "paper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,11 @@ class Oracle:
         task: A name in `TASKS`, or a `Task`.
         store: A `ResultStore`, or its location; None is the user's default store.
         device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
-        identity: Which programs are taken to be equivalent and share a result: "paper", those that the paper's proxy
-            cannot tell apart (Appendix B). Programs that diverge on the proxy are not trained, as in the paper's code.
+        identity: Which programs are taken to be equivalent and share a result. "fingerprint": those of one canonical
+            form, and those that do the same on the task's probe; programs that diverge there are not trained.
+            "canonical": only those of one canonical form, which are the same optimizer for certain; all are trained.
+            "paper": those that the paper's proxy cannot tell apart (Appendix B); programs that diverge on it are not
+            trained, as in the paper's code. Results under different identities do not answer for each other.
         arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU, with results of its own. Not
             for a `Task`.
         workers: How many worker processes train at once, one thread each, where `query_many` has several programs to
@@ -149,7 +154,7 @@ class Oracle:
         task: str | Task = "pfn",
         store: ResultStore | str | Path | None = None,
         device: str = "auto",
-        identity: Identity = "paper",
+        identity: Identity = "fingerprint",
         workers: int | None = None,
         arithmetic: str = "float32",
     ) -> None:
@@ -218,14 +223,14 @@ class Oracle:
                 training there. The results of all other programs are stored.
         """
         epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        fingerprints = [fingerprint(program, method=self.identity) for program in programs]
+        identities = [identify(program, self.identity, self.task) for program in programs]
         prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        keys = [f"{prefix}/{taken}" for taken in fingerprints]
+        keys = [f"{prefix}/{value}" for value, _ in identities]
 
         records: dict[str, Record] = {}
         unknown: dict[str, Program] = {}
-        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
-            if taken.status != "ok" or key in records or key in unknown:
+        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
+            if status != "ok" or key in records or key in unknown:
                 continue
             if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
                 records[key] = record
@@ -236,13 +241,13 @@ class Oracle:
 
         evaluations = []
         first_asked = set(unknown)
-        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
+        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
             self.statistics.queries += 1
-            if taken.status != "ok":
+            if status != "ok":
                 self.statistics.diverged += 1
-                loss = float(taken.status)
+                loss = float(status)
                 evaluations.append(
-                    Evaluation(program, self.task.name, epochs, seed, loss, taken.status, (), key, True, "probe")
+                    Evaluation(program, self.task.name, epochs, seed, loss, status, (), key, True, "probe")
                 )
                 continue
             trained = key in first_asked
@@ -331,6 +336,21 @@ class Oracle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Oracle, (self._task, self.store, self.device, self.identity, self.workers, self.arithmetic)
+
+
+def identify(program: Program, identity: Identity, task: Task) -> tuple[str, Status]:
+    """What programs have in common that are taken to be equivalent on a task, and how training is known to end.
+
+    Returns:
+        The last part of the program's keys; and "ok", or else how its training diverges.
+    """
+    if identity == "canonical":
+        return str(canonical_form(program)), "ok"
+    if identity == "paper":
+        taken = fingerprint(program, "paper")
+    else:
+        taken = probed(canonical_form(program), getattr(task, "probe", ANY_PROBE))
+    return str(taken), taken.status
 
 
 def _provenance(task: Task) -> dict[str, Any]:
