@@ -23,8 +23,8 @@ from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS
 from nosbench_env.tasks.task import Status, loss_status
 from nosbench_env.tasks.training import exact_arithmetic
 
-Method = Literal["probe", "paper"]
-PROBE_VERSION = 1  # changes whenever fingerprints change
+Method = Literal["fingerprint", "paper"]
+FINGERPRINT_VERSION = 1  # changes whenever fingerprints change
 
 # The probe of the paper's code. Appendix B gives its form; the numbers are the code's.
 _SEED, _DIMENSIONS, _SCALE = 42, 10, 0.1
@@ -61,11 +61,11 @@ class Fingerprint:
         return f"{self.method}:{self.value.hex() if isinstance(self.value, float) else self.value}"
 
 
-def fingerprint(program: Program, method: Method = "probe", probe: Probe = PFN_PROBE) -> Fingerprint:
+def fingerprint(program: Program, method: Method = "fingerprint", probe: Probe = PFN_PROBE) -> Fingerprint:
     """Runs a program on a probe and says what came out.
 
-    "probe" gives the program's canonical form parameters, gradients and steps like a task's, for 100 steps and some at
-    the limits, and digests its updates. It computes in double precision and rounds to five digits, so that programs
+    "fingerprint" runs the program's canonical form on parameters, gradients and steps like a task's, for 100 steps and
+    some at the limits, and digests its updates. It computes in double precision and rounds to 12 bits, so that programs
     that differ in rounding alone are one; those for which rounding decides what they do (single and double precision
     disagree) are equal only if equal to the last bit. A program is diverged if in single precision a parameter is soon
     not finite: within the first epoch where it ignores the gradient, since then the probe does what training does, and
@@ -78,8 +78,8 @@ def fingerprint(program: Program, method: Method = "probe", probe: Probe = PFN_P
 
     Args:
         program: The program.
-        method: "probe" or "paper".
-        probe: What "probe" runs on: a task's `probe`; the paper's task's if none is named.
+        method: "fingerprint" or "paper".
+        probe: What "fingerprint" runs on: a task's `probe`; the paper's task's if none is named.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -88,18 +88,18 @@ def fingerprint(program: Program, method: Method = "probe", probe: Probe = PFN_P
     check_program(program)
     if method == "paper":
         return _paper_proxy(program)
-    if method == "probe":
+    if method == "fingerprint":
         return probed(canonical_form(program), probe)
-    raise ValueError(f"unknown fingerprint method {method!r}; known: 'probe', 'paper'")
+    raise ValueError(f"unknown fingerprint method {method!r}; known: 'fingerprint', 'paper'")
 
 
 @lru_cache(maxsize=16384)
 def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
-    """The "probe" fingerprint of programs of this canonical form."""
+    """The fingerprint of programs of this canonical form."""
     single, double, numel = _machines(probe)
     reads_step = any(op == "step" for op, _, _ in form.nodes)
     code = ProbeCode(form, single.num_steps)
-    method = f"probe-{PROBE_VERSION}-{probe.name}"
+    method = f"fingerprint-{FINGERPRINT_VERSION}-{probe.name}"
 
     def run(machine: ProbeMachine, steps: int) -> tuple[int, NDArray[np.float64]]:
         registers = code.registers(machine.num_lanes, numel, machine.dtype)

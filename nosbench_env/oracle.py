@@ -14,18 +14,14 @@ from typing import Any, Literal
 
 import torch
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.fingerprints import fingerprint, probed
-from nosbench_env.probes import ANY_PROBE
+from nosbench_env.identity import Identity, check_identity, identify
 from nosbench_env.program import Program
 from nosbench_env.store import Record, ResultStore
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
-Identity = Literal["fingerprint", "canonical", "paper"]
 Source = Literal["trained", "store", "probe"]
-IDENTITIES: tuple[Identity, ...] = ("fingerprint", "canonical", "paper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +154,11 @@ class Oracle:
         workers: int | None = None,
         arithmetic: str = "float32",
     ) -> None:
-        if identity not in IDENTITIES:
-            raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
         self.device = check_device_name(device)
         self.arithmetic = check_arithmetic(arithmetic)
-        self.identity = identity
+        self.identity = check_identity(identity)
         self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
         self._pool: WorkerPool | None = None
@@ -336,21 +330,6 @@ class Oracle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Oracle, (self._task, self.store, self.device, self.identity, self.workers, self.arithmetic)
-
-
-def identify(program: Program, identity: Identity, task: Task) -> tuple[str, Status]:
-    """What programs have in common that are taken to be equivalent on a task, and how training is known to end.
-
-    Returns:
-        The last part of the program's keys; and "ok", or else how its training diverges.
-    """
-    if identity == "canonical":
-        return str(canonical_form(program)), "ok"
-    if identity == "paper":
-        taken = fingerprint(program, "paper")
-    else:
-        taken = probed(canonical_form(program), getattr(task, "probe", ANY_PROBE))
-    return str(taken), taken.status
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import io
 
     from nosbench_env.exchange import ImportReport, Writable
-    from nosbench_env.oracle import Identity
+    from nosbench_env.identity import Identity
     from nosbench_env.program import Program
     from nosbench_env.result_key import ResultKey
     from nosbench_env.store import ResultStore, StoredRun
@@ -337,14 +337,13 @@ def rekey(
     * `nosbench store rekey --to fingerprint`
     """
     with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
-        from nosbench_env.oracle import IDENTITIES
+        from nosbench_env.identity import check_identity
         from nosbench_env.rekeying import rekey as rekey_store
 
-        if to not in IDENTITIES:
-            raise ValueError(f"unknown identity method {to!r}; known are {', '.join(IDENTITIES)}")
+        identity = check_identity(cast("Identity", to))
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
-            report = rekey_store(opened, partial(_identity_of, to), prune=prune, on_record=tick)
+            report = rekey_store(opened, partial(_identity_of, identity), prune=prune, on_record=tick)
     if as_json:
         _print_json(asdict(report))
         return
@@ -357,26 +356,26 @@ def rekey(
     )
 
 
-def _identity_of(identity: str, program: Program, task: str) -> tuple[str, Status] | None:
+def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
     """The identity of a program on a task, as the oracle has it; None if the task is not known."""
-    from nosbench_env.oracle import identify
+    from nosbench_env.identity import identify
     from nosbench_env.tasks import TASKS
 
     if task not in TASKS:
         return None
     module, _, name = TASKS[task].partition(":")
-    return identify(program, cast("Identity", identity), getattr(import_module(module), name))
+    return identify(program, identity, getattr(import_module(module), name))
 
 
 def _identity_like(program: Program, key: ResultKey) -> str | None:
-    """The identity of a program under the method of a key; None if that is not known here."""
-    from nosbench_env.oracle import IDENTITIES
+    """The identity of a program under the method of a key; None if that, or its version, is not known here."""
+    from nosbench_env.identity import method_of
 
-    for identity in IDENTITIES:
-        found = _identity_of(identity, program, key.task)
-        if found is not None and found[0].partition(":")[0] == key.method:
-            return found[0]
-    return None
+    try:
+        found = _identity_of(method_of(key.method), program, key.task)
+    except ValueError:
+        return None
+    return found[0] if found is not None and found[0].partition(":")[0] == key.method else None
 
 
 def _existing_store(location: str | None, read_only: bool = False) -> ResultStore:

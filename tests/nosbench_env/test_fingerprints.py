@@ -79,7 +79,7 @@ def test_slots_that_pass_through_others_reach_the_update() -> None:
 def test_equivalent_programs_share_a_fingerprint() -> None:
     plain = Program.parse("r9 = mul(grad, 0.01)")
     longer = Program.parse("r14 = sin(param); r12 = mul(grad, 0.01)")
-    for method in ("probe", "paper"):
+    for method in ("fingerprint", "paper"):
         sgd = fingerprint(KNOWN_PROGRAMS["SGD"], method)
         assert fingerprint(plain, method) == fingerprint(longer, method) == sgd
         assert fingerprint(plain, method) != fingerprint(Program.parse("r9 = mul(grad, 0.001)"), method)
@@ -124,7 +124,7 @@ def test_bad_arguments_are_refused() -> None:
         fingerprint("SGD")
     with pytest.raises(TypeError, match=r"must be a Program, .*, got list"):
         fingerprint([["mul", [1, 6], 9]])
-    with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'probe', 'paper'"):
+    with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'fingerprint', 'paper'"):
         fingerprint(Program(), method="md5")
 
 
@@ -301,7 +301,7 @@ def test_any_program_has_a_fingerprint_and_its_simplified_form_the_same(program:
 
 def test_the_longest_programs_have_fingerprints() -> None:
     text = "\n".join(f"r{9 + i % 200} = interpolate(r{9 + (i + 1) % 200}, grad, r11)" for i in range(1024))
-    assert fingerprint(Program.parse(text)).method == "probe-1-pfn-1"
+    assert fingerprint(Program.parse(text)).method == "fingerprint-1-pfn-1"
 
 
 @pytest.mark.parametrize(("name", "steps"), [("pfn", 8), ("toy", 8)])

@@ -168,7 +168,7 @@ def test_evaluation_is_json_data(oracle: Oracle) -> None:
 
 
 def test_keys_tell_task_version_seed_arithmetic_and_identity(oracle: Oracle) -> None:
-    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/probe-1-toy-1:")
+    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/fingerprint-1-toy-1:")
 
 
 def test_copies_are_the_same_oracle_and_pickles_use_the_same_store(oracle: Oracle) -> None:

@@ -4,7 +4,7 @@ import pytest
 from results import full_provenance, key, record
 
 from nosbench_env import Oracle, Program, ResultStore
-from nosbench_env.oracle import identify
+from nosbench_env.identity import identify
 from nosbench_env.pruning import plan_pruning
 from nosbench_env.rekeying import IdentityOf, Rekeying, rekey
 from nosbench_env.result_key import Selection

@@ -178,7 +178,7 @@ def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -
         (["verify", "--device", "tpu", "--task", "toy"], "unknown device 'tpu'"),
         (["prune"], "say what to prune"),
         (["prune", "--task-version", "1"], "--task-version needs --task"),
-        (["rekey", "--to", "magic"], "unknown identity method 'magic'; known are fingerprint"),
+        (["rekey", "--to", "magic"], "unknown identity 'magic'; known are fingerprint"),
         (["rekey"], "Missing option '--to'"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
