@@ -176,7 +176,7 @@ def merge_stores(others: Sequence[ResultStore], store: ResultStore, *, on_record
     """
     for other in others:
         if other.url == store.url or (other.path and store.path and _same_file(other.path, store.path)):
-            raise ValueError(f"the store {other.path or other.url} can't be merged with itself; name another one")
+            raise ValueError(f"the store {other.location} can't be merged with itself; name another one")
     with _staging() as staged:
         for other in others:
             for run in other.runs():

@@ -7,7 +7,9 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     import io
 
     from nosbench_env.exchange import ImportReport, Writable
+    from nosbench_env.identity import Identity
     from nosbench_env.program import Program
+    from nosbench_env.result_key import ResultKey
     from nosbench_env.store import ResultStore, StoredRun
     from nosbench_env.store_survey import Group
-    from nosbench_env.tasks.task import Progress
+    from nosbench_env.tasks.task import Progress, Status
     from nosbench_env.verification import Comparison, NotVerifiable
 
 # Commands import what needs torch or a database when they run, so that --help answers at once.
@@ -62,7 +66,7 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
     * `nosbench store info --store results.sqlite --json`
     """
     with interruptible(lambda: "Interrupted."):
-        from nosbench_env.store import SCHEMA_VERSION
+        from nosbench_env.store.schema import SCHEMA_VERSION
         from nosbench_env.store_survey import survey
 
         opened = _existing_store(store)
@@ -70,15 +74,15 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
             found = survey(opened, tick)
     size = _size(opened)
     if as_json:
-        data = asdict(replace(found, groups={}))
+        data = {field.name: getattr(found, field.name) for field in fields(found)}
         data["groups"] = [
             asdict(group) | {"records": records, "keys": keys}
             for group, (records, keys) in sorted(found.groups.items())
         ]
-        _print_json({"store": _name(opened), "bytes": size, "schema_version": SCHEMA_VERSION} | data)
+        _print_json({"store": opened.location, "bytes": size, "schema_version": SCHEMA_VERSION} | data)
         return
     lines = [
-        f"store            {_name(opened)}",
+        f"store            {opened.location}",
         f"size             {'unknown' if size is None else f'{size:,} bytes'}, schema version {SCHEMA_VERSION}",
         f"results          {found.records:,} under {found.keys:,} keys",
         f"dates            {' to '.join(map(_plain, found.dates)) if found.dates[0] else 'none'}",
@@ -189,7 +193,7 @@ def merge(
         from nosbench_env.exchange import merge_stores
         from nosbench_env.store import ResultStore
 
-        opened = [_existing_store(other) for other in others]
+        opened = [_existing_store(other, read_only=True) for other in others]
         with _progress(quiet or as_json) as tick:
             report = merge_stores(opened, ResultStore(store), on_record=tick)
     _print_import(report, as_json)
@@ -243,7 +247,7 @@ def verify(
                 bar.set_postfix_str(f"training {progress.step}/{progress.steps}")
 
             train_again(
-                runs, on_verified, device=device, tolerance=tolerance, identity_of=_identity_of, on_step=on_step
+                runs, on_verified, device=device, tolerance=tolerance, identity_like=_identity_like, on_step=on_step
             )
     if as_json:
         _print_json(_verification_json(done))
@@ -313,7 +317,9 @@ def prune(
 
 @store_app.command()
 def rekey(
-    to: Annotated[str, typer.Option(metavar="METHOD", help="The identity method to go to, by its name: `paper`.")],
+    to: Annotated[
+        str, typer.Option(metavar="METHOD", help="What decides from now on: `fingerprint`, `canonical` or `paper`.")
+    ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete old results once they are there under a new key.")
     ] = False,
@@ -328,45 +334,58 @@ def rekey(
 
     For example:
 
-    * `nosbench store rekey --to paper`
+    * `nosbench store rekey --to fingerprint`
     """
     with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
+        from nosbench_env.identity import check_identity
         from nosbench_env.rekeying import rekey as rekey_store
 
+        identity = check_identity(cast("Identity", to))
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
-            report = rekey_store(opened, to, _identity_of, prune=prune, on_record=tick)
+            report = rekey_store(opened, partial(_identity_of, identity), prune=prune, on_record=tick)
     if as_json:
         _print_json(asdict(report))
         return
     print(
-        f"{_results(report.records)} in the store; {report.current:,} of {report.method} already\n"
-        f"added     {report.added:,} under keys of {report.method} ({report.there:,} were there)\n"
-        f"skipped   {report.diverged:,} of programs that diverge under it, "
-        f"{report.without_program:,} that do not say their program\n"
+        f"{_results(report.records)} in the store; {report.current:,} under keys of this method already\n"
+        f"added     {report.added:,} under new keys ({report.there:,} were there)\n"
+        f"skipped   {report.diverged:,} of programs known to diverge, "
+        f"{report.unknown:,} that do not say their program or are of unknown tasks\n"
         f"deleted   {report.pruned:,} old ones"
     )
 
 
-def _identity_of(program: Program, method: str) -> str:
-    """The identity of a program under a method, as keys have it."""
-    from nosbench_env.fingerprints import fingerprint
+def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
+    """The identity of a program on a task, as the oracle has it; None if the task is not known."""
+    from nosbench_env.identity import identify
+    from nosbench_env.tasks import TASKS
 
-    return str(fingerprint(program, method))  # type: ignore[arg-type]  # it says which methods there are
+    if task not in TASKS:
+        return None
+    module, _, name = TASKS[task].partition(":")
+    return identify(program, identity, getattr(import_module(module), name))
 
 
-def _existing_store(location: str | None) -> ResultStore:
+def _identity_like(program: Program, key: ResultKey) -> str | None:
+    """The identity of a program under the method of a key; None if that, or its version, is not known here."""
+    from nosbench_env.identity import method_of
+
+    try:
+        found = _identity_of(method_of(key.method), program, key.task)
+    except ValueError:
+        return None
+    return found[0] if found is not None and found[0].partition(":")[0] == key.method else None
+
+
+def _existing_store(location: str | None, read_only: bool = False) -> ResultStore:
     """A store that is there: a wrong path is a mistake, not a new store."""
     from nosbench_env.store import ResultStore
 
-    store = ResultStore(location)
+    store = ResultStore(location, read_only)
     if store.path is not None and not store.path.exists():
         raise ValueError(f"there is no store {store.path}; name one with --store or NOSBENCH_STORE")
     return store
-
-
-def _name(store: ResultStore) -> str:
-    return str(store.path or store.url.render_as_string(hide_password=True))
 
 
 def _size(store: ResultStore) -> int | None:
@@ -481,6 +500,11 @@ def _verification_text(done: list[Comparison | NotVerifiable], asked: int) -> st
         if not isinstance(found, Comparison)
     ]
     wrong = sum(not found.right for found in compared)
+    if any(found.identity == "other" for found in compared):
+        lines.append(
+            "OTHER PROGRAM: the program trained has another identity than the key says. The result is not that of the "
+            "key, or this machine rounds differently from the one that made it."
+        )
     lines.append(
         f"{len(compared)} of {_results(asked)} compared, {len(compared) - wrong} agree, {wrong} do not; "
         f"{len(done) - len(compared)} not verifiable"

@@ -11,7 +11,6 @@ from typing import Literal
 from nosbench_env.agreement import difference, mean
 from nosbench_env.compiled.lowering import lower
 from nosbench_env.program import Program
-from nosbench_env.rekeying import IdentityOf
 from nosbench_env.result_key import ResultKey, Selection
 from nosbench_env.store import Record, ResultStore, StoredRun
 from nosbench_env.store_survey import NOISE
@@ -23,6 +22,8 @@ EXACT = 1e-6  # how far losses differ by rounding before training amplifies it
 _SHORT = 10  # steps; until then it does not (README, "Limits")
 _IDENTITY_ROUNDING = 1e-5  # values of a proxy differ by 1e-7 between processors
 
+# A program and a key -> the program's identity under the method of the key; None if that is not known here.
+IdentityLike = Callable[[Program, ResultKey], str | None]
 IdentityFound = Literal["same", "other", "not compared"]
 
 
@@ -38,7 +39,8 @@ class Comparison:
             it; infinite if only one of the two is finite.
         tolerance: By how much they may differ in that epoch.
         within: Whether all epochs are within their tolerance.
-        identity: Whether the program has the identity that the key says.
+        identity: Whether the program has the identity that the key says. If not, the result is not the key's, or this
+            processor rounds the probe to another identity.
     """
 
     run: StoredRun
@@ -97,7 +99,7 @@ def verify(
     *,
     device: str = "auto",
     tolerance: float | None = None,
-    identity_of: IdentityOf | None = None,
+    identity_like: IdentityLike | None = None,
     on_step: OnStep | None = None,
 ) -> None:
     """Trains each result's program again, as long and from the same seed, and compares.
@@ -110,7 +112,7 @@ def verify(
         on_verified: Called with what came of each, as soon as it is known.
         device: Where to train.
         tolerance: What losses may differ by, in place of the above.
-        identity_of: Gives the identity of a program under a method; None compares no identities.
+        identity_like: Gives the identity that a program has under a key's method; None compares no identities.
         on_step: As in `Task.train_programs`.
 
     Raises:
@@ -141,7 +143,7 @@ def verify(
             steps_per_epoch: int = task.steps_per_epoch,
         ) -> None:
             run, program = members[index]
-            on_verified(_compare(run, program, curve, steps_per_epoch, tolerance, identity_of))
+            on_verified(_compare(run, program, curve, steps_per_epoch, tolerance, identity_like))
 
         task.train_programs(
             [program for _, program in members],
@@ -172,7 +174,7 @@ def _compare(
     curve: Curve,
     steps_per_epoch: int,
     tolerance: float | None,
-    identity_of: IdentityOf | None,
+    identity_like: IdentityLike | None,
 ) -> Comparison:
     record = run.record
     again = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, {}, curve.first_epoch)
@@ -192,29 +194,24 @@ def _compare(
         difference=worst,
         tolerance=allowed,
         within=worst <= allowed,
-        identity=_identity(run, program, identity_of),
+        identity=_identity(run, program, identity_like),
     )
 
 
-def _identity(run: StoredRun, program: Program, identity_of: IdentityOf | None) -> IdentityFound:
-    said = ResultKey.parse(run.key).identity
-    method, _, value = said.partition(":")
-    if identity_of is None:
+def _identity(run: StoredRun, program: Program, identity_like: IdentityLike | None) -> IdentityFound:
+    key = ResultKey.parse(run.key)
+    found = None if identity_like is None else identity_like(program, key)
+    if found is None:
         return "not compared"
-    try:
-        found_method, _, found = identity_of(program, method.rpartition("-")[0]).partition(":")
-    except ValueError:  # a method that is not known here
-        return "not compared"
-    if found_method != method:  # another version
-        return "not compared"
-    return "same" if found == value or _nearly_equal(found, value) else "other"
+    return "same" if found == key.identity or _nearly_equal(found, key.identity) else "other"
 
 
 def _nearly_equal(first: str, second: str) -> bool:
-    """Whether both are floats, as `float.hex` writes them, that another processor's rounding explains."""
-    if "0x" not in first or "0x" not in second:  # digests are hexadecimal too
+    """Whether the values are floats, as `float.hex` writes them, that another processor's rounding explains."""
+    values = [identity.partition(":")[2] for identity in (first, second)]
+    if not all("0x" in value for value in values):  # digests are hexadecimal too
         return False
     try:
-        return math.isclose(float.fromhex(first), float.fromhex(second), rel_tol=_IDENTITY_ROUNDING)
+        return math.isclose(*map(float.fromhex, values), rel_tol=_IDENTITY_ROUNDING)
     except (ValueError, OverflowError):
         return False

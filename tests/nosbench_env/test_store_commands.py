@@ -72,7 +72,7 @@ def test_info_tells_what_there_is(nosbench, store: ResultStore) -> None:
     assert "4 under 3 keys" in text
     assert "GPU\\x1b[2J (1)" in text  # the terminal does not obey a store
     assert "1 (by up to 0.5), 1 beyond the noise of 0.15" in text
-    assert "pfn         1     0  float32     paper-1         2     1" in text
+    assert "pfn 1 0 float32 paper-1 2 1" in " ".join(text.split())
     data = json.loads(nosbench("info", "--json").out)
     assert (data["records"], data["keys"], data["schema_version"] >= 3) == (4, 3, True)
     assert data["bytes"] >= store.path.stat().st_size
@@ -143,12 +143,16 @@ def test_prune_deletes_what_it_announced(nosbench, store: ResultStore) -> None:
 def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -> None:
     run = next(store.runs(prefix="toy-1"))
     store.delete([run.id])
-    store.add(run.key.replace("paper-1", "older-1"), run.record)
-    text = nosbench("rekey", "--to", "paper").out
-    assert "4 results in the store; 3 of paper-1 already\nadded     1 under keys of paper-1" in text
-    assert store.get(run.key, 2).provenance["rekeyed_from"].count("older-1") == 1
-    data = json.loads(nosbench("rekey", "--to", "paper", "--prune", "--json").out)
-    assert (data["added"], data["there"], data["pruned"]) == (0, 1, 1)
+    store.add(key("old"), run.record)
+    text = nosbench("rekey", "--to", "fingerprint").out
+    assert "4 results in the store; 1 under keys of this method already\nadded     3 under new keys" in text
+    assert store.get(run.key, 2).provenance["rekeyed_from"] == key("old")
+    data = json.loads(nosbench("rekey", "--to", "fingerprint", "--prune", "--json").out)
+    assert (data["added"], data["there"], data["pruned"], data["current"]) == (0, 3, 3, 4)
+    for method in ("paper", "canonical", "fingerprint"):
+        assert json.loads(nosbench("rekey", "--to", method, "--json").out)["unknown"] == 0
+    # A key names the identity of the program trained, under every method.
+    assert nosbench("verify", "--task", "toy", "--sample", "100").out.count("same") == 6
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -
         (["verify", "--device", "tpu", "--task", "toy"], "unknown device 'tpu'"),
         (["prune"], "say what to prune"),
         (["prune", "--task-version", "1"], "--task-version needs --task"),
-        (["rekey", "--to", "magic"], "unknown fingerprint method 'magic'"),
+        (["rekey", "--to", "magic"], "unknown identity 'magic'; known are fingerprint"),
         (["rekey"], "Missing option '--to'"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
