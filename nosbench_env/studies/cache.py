@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -402,11 +403,16 @@ def false_positives(study: CacheStudy) -> list[Row]:
             programs, keys = study.pooled(method, identity)
             finer = canonical if identity != "canonical" else [str(program) for program in programs]
             groups = merged_groups(programs, keys, finer)
+            different_forms = sum(group.pairs for group in groups)
+            counts = Counter(key.text for key in keys if not key.diverged)
+            same_key = sum(count * (count - 1) // 2 for count in counts.values())
             for over, draw in (("pairs", draw_over_pairs), ("forms", draw_over_forms), ("groups", draw_over_groups)):
                 pairs = draw(groups, study.settings.merged_pairs, np.random.default_rng(_DRAW_SEED))
                 label = {"method": method, "identity": identity, "drawn over": over}
                 row, found = _compare(study, pairs, label)
-                table.append(row | {"groups": len(groups), "groups' pairs": sum(group.pairs for group in groups)})
+                # The paper's rate is of all pairs of equal key, most of which are the same program written otherwise.
+                of_all = row["rate"] * different_forms / same_key if over == "pairs" and same_key else math.nan
+                table.append(row | {"rate of all": of_all, "groups": len(groups), "groups' pairs": different_forms})
                 differing += found
     study.write_csv("false-positives.csv", table)
     study.write_json("false-positives.json", differing)
@@ -575,7 +581,7 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         "false-positives": f"False positives (paper, Table 4): pairs of equal key and different canonical form, whose "
         f"losses of steps 0 to {FIRST_STEPS - 1} differ by more than {SAME_LOSS:g}. Drawn over pairs of programs seen, "
         f"over pairs of their forms, over groups of equal key. Tame: those that differ before both losses are beyond "
-        f"{BLOWN_UP_LOSS:g}, where one bit of difference soon shows.",
+        f"{BLOWN_UP_LOSS:g}, where one bit of difference soon shows. Rate of all: as in the paper, of all pairs of equal key.",
         "false-splits": f"False splits: programs of different keys whose losses of steps 0 to {FIRST_STEPS - 1} agree "
         f"within {SAME_CURVE:g}. Needless: trainings that one key for each curve would have saved.",
         "diverged": "Programs that the probe calls diverged, trained all the same: how many end with a finite loss, "

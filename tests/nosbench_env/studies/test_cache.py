@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ def test_differing_pairs_are_listed_with_their_losses(done) -> None:
         ]
         assert len(own) == row["distinct different"]
         assert sum(found["times drawn"] for found in own) == row["different"] >= row["tame"]
+    row = tables["false-positives"][0]
+    counts = Counter(key.text for key in study.pooled("rs", "paper")[1] if not key.diverged).values()
+    assert (row["method"], row["identity"], row["drawn over"]) == ("rs", "paper", "pairs")
+    share = row["groups' pairs"] / sum(count * (count - 1) / 2 for count in counts)
+    assert 0 < share < 1
+    assert row["rate of all"] == pytest.approx(row["rate"] * share)
     for found in listed:
         a, b = (np.array(losses, dtype=float) for losses in found["losses"])
         step = found["first differing step"]
