@@ -581,7 +581,8 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         "false-positives": f"False positives (paper, Table 4): pairs of equal key and different canonical form, whose "
         f"losses of steps 0 to {FIRST_STEPS - 1} differ by more than {SAME_LOSS:g}. Drawn over pairs of programs seen, "
         f"over pairs of their forms, over groups of equal key. Tame: those that differ before both losses are beyond "
-        f"{BLOWN_UP_LOSS:g}, where one bit of difference soon shows. Rate of all: as in the paper, of all pairs of equal key.",
+        f"{BLOWN_UP_LOSS:g}, where one bit of difference soon shows. Rate of all: as in the paper, of all pairs of "
+        "equal key.",
         "false-splits": f"False splits: programs of different keys whose losses of steps 0 to {FIRST_STEPS - 1} agree "
         f"within {SAME_CURVE:g}. Needless: trainings that one key for each curve would have saved.",
         "diverged": "Programs that the probe calls diverged, trained all the same: how many end with a finite loss, "
