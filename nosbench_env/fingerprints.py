@@ -32,8 +32,8 @@ _STEPS, _TARGET = 10, np.float32(-0.5)
 _DECAY, _WEIGHT = 0.9, 0.1  # of the running average, which starts at 0
 _ONE, _TWO = np.float32(1), np.float32(2)
 
-# Above this mean absolute update of a tensor in its first 20 steps a training blows up, or nearly. Its losses then show a
-# change in the last bit of an update within a few steps, so such programs are equal only if equal to the last bit.
+# Above this mean absolute update of a tensor in its first 20 steps a training blows up, or nearly. Its losses then show
+# a change in the last bit of an update within a few steps, so such programs are equal only if equal to the last bit.
 _VIOLENT = 0.0123  # not a number that updates like to be
 # The sums of other programs are rounded to 14 bits each. Programs whose updates differ by a factor of 1 + 1e-7, as with
 # 0.1 * 0.1 for 0.01, then differ in one of the sums in 8 % of cases; with 1 + 1e-5 nearly always.
