@@ -66,7 +66,7 @@ ArithmeticOption = Annotated[
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        help="Where results are kept: a file or `sqlite:///file`. "
+        help="Where results are kept: a file, or a URL such as `postgresql://user@host/database`. "
         "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
     ),
 ]
@@ -452,7 +452,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
         f"{evaluation.task} task, {_epochs(evaluation.epochs)}, seed {evaluation.seed}: "
         f"final loss {evaluation.loss:.4f} ({evaluation.status})",
         origin,
-        f"store: {oracle.store.path}",
+        f"store: {oracle.store.location}",
     ]
     return "\n".join(lines)
 
