@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -273,6 +273,7 @@ class ResultStore:
             page = self._database.read(lambda connection: connection.execute(query).all())  # noqa: B023
             if not page:
                 return
+            self._check_order([after, *(row.alias for row in page)])
             yield from ((row.alias, row.key) for row in page)
             after = page[-1].alias
 
@@ -295,6 +296,7 @@ class ResultStore:
             page = self._database.read(lambda connection: connection.execute(query, values).all())  # noqa: B023
             if not page:
                 return
+            self._check_order([after, *(row.id for row in page)])
             for row in page:
                 found = self._checked(row)
                 record = Record(found.epoch_means, found.stopped_at, json.loads(found.provenance), found.first_epoch)
@@ -355,6 +357,15 @@ class ResultStore:
         """The id of a record that says exactly the same."""
         rows = connection.execute(_runs_of_key, {"key": row["key"]}).mappings()
         return next((held["id"] for held in rows if _identity(held) == _identity(row)), None)
+
+    def _check_order(self, values: list[Any]) -> None:
+        """In a damaged file, rows may come in any order, and for ever."""
+        try:
+            ordered = all(one < other for one, other in pairwise(values))
+        except TypeError:
+            ordered = False
+        if not ordered:
+            raise StoreError(f"the store {self.location} is damaged: its rows are out of order. {_REPAIR}")
 
     def _checked(self, row: sql.Row[Any], key: str | None = None) -> _Training:
         """The training in a row of the table; the database may be damaged, or made by anybody."""
