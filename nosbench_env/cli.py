@@ -470,7 +470,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
         f"{evaluation.task} task, {_epochs(evaluation.epochs)}, seed {evaluation.seed}: "
         f"final loss {evaluation.loss:.4f} ({evaluation.status})",
         origin,
-        f"store: {oracle.store.path}",
+        f"store: {oracle.store.location}",
     ]
     return "\n".join(lines)
 

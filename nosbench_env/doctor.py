@@ -67,7 +67,7 @@ def _check(what: str, check: Callable[[], str]) -> Finding:
 
 def _store(location: str | None) -> str:
     store = ResultStore(location)
-    return f"{store.path}, {len(store)} results"
+    return f"{store.location}, {len(store)} results"
 
 
 def _optimizer() -> str:

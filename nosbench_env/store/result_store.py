@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,7 +191,7 @@ class ResultStore:
             The record's id.
 
         Raises:
-            ValueError: If the key, an alias, or the step losses can't be stored.
+            ValueError: If the key, the record, an alias, or the step losses can't be stored.
             StoreError: If the store can't be written.
         """
         row = _row(key, record)
@@ -273,6 +273,7 @@ class ResultStore:
             page = self._database.read(lambda connection: connection.execute(query).all())  # noqa: B023
             if not page:
                 return
+            self._check_order([after, *(row.alias for row in page)])
             yield from ((row.alias, row.key) for row in page)
             after = page[-1].alias
 
@@ -295,6 +296,7 @@ class ResultStore:
             page = self._database.read(lambda connection: connection.execute(query, values).all())  # noqa: B023
             if not page:
                 return
+            self._check_order([after, *(row.id for row in page)])
             for row in page:
                 found = self._checked(row)
                 record = Record(found.epoch_means, found.stopped_at, json.loads(found.provenance), found.first_epoch)
@@ -356,25 +358,26 @@ class ResultStore:
         rows = connection.execute(_runs_of_key, {"key": row["key"]}).mappings()
         return next((held["id"] for held in rows if _identity(held) == _identity(row)), None)
 
+    def _check_order(self, values: list[Any]) -> None:
+        """In a damaged file, rows may come in any order, and for ever."""
+        try:
+            ordered = all(one < other for one, other in pairwise(values))
+        except TypeError:
+            ordered = False
+        if not ordered:
+            raise StoreError(f"the store {self.location} is damaged: its rows are out of order. {_REPAIR}")
+
     def _checked(self, row: sql.Row[Any], key: str | None = None) -> _Training:
         """The training in a row of the table; the database may be damaged, or made by anybody."""
         try:
             if not isinstance(row.key, str) or (key is not None and row.key != key):
                 raise ValueError(f"expected the key {key!r}, got {row.key!r}")
-            means = tuple(_decode_float(mean) for mean in json.loads(row.epoch_means))
-            provenance = json.loads(row.provenance)
-            seconds = provenance.get("seconds", 0.0) if isinstance(provenance, dict) else None
-            if not means or not isinstance(seconds, (int, float)):
-                raise ValueError("expected epoch means and a provenance")
-            if row.stopped_at is not None and not (isinstance(row.stopped_at, int) and row.stopped_at >= 1):
-                raise ValueError(f"expected a number of updates, got {row.stopped_at!r}")
-            if not (isinstance(row.first_epoch, int) and row.first_epoch >= 0):
-                raise ValueError(f"expected the number of an epoch, got {row.first_epoch!r}")
+            training = _parse(row._mapping)
             if row.checksum is not None and row.checksum != _checksum(row._mapping):
                 raise ValueError("its checksum is another")
-            return _Training(means, row.stopped_at, row.provenance, row.first_epoch)
         except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"the store {self.location} is damaged at record {row.id}: {error}. {_REPAIR}") from error
+        return training
 
 
 class _Training(NamedTuple):
@@ -439,7 +442,30 @@ def _row(key: str, record: Record) -> dict[str, Any]:
         "provenance": json.dumps(dict(record.provenance), allow_nan=False),
         "first_epoch": record.first_epoch,
     }
+    try:
+        _parse(row)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"a store can't hold this record: {error}") from error
     return row | {"checksum": _checksum(row)}
+
+
+def _parse(row: Mapping[Any, Any]) -> _Training:
+    """The training in a row, which may be anything.
+
+    Raises:
+        ValueError: If it is none; or TypeError, or RecursionError.
+    """
+    means = tuple(_decode_float(mean) for mean in json.loads(row["epoch_means"]))
+    provenance = json.loads(row["provenance"])
+    seconds = provenance.get("seconds", 0.0) if isinstance(provenance, dict) else None
+    if not means or not isinstance(seconds, (int, float)):
+        raise ValueError("expected epoch means and a provenance")
+    stopped_at, first_epoch = row["stopped_at"], row["first_epoch"]
+    if stopped_at is not None and not (isinstance(stopped_at, int) and 1 <= stopped_at < 2**31):
+        raise ValueError(f"expected a number of updates, got {stopped_at!r}")
+    if not (isinstance(first_epoch, int) and 0 <= first_epoch < 2**31):
+        raise ValueError(f"expected the number of an epoch, got {first_epoch!r}")
+    return _Training(means, stopped_at, row["provenance"], first_epoch)
 
 
 def _checksum(row: Mapping[Any, Any]) -> int:

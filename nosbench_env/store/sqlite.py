@@ -16,6 +16,7 @@ from nosbench_env.store.filesystems import network_file_system
 from nosbench_env.store.schema import APPLICATION_ID, SCHEMA_VERSION, StoreError
 
 LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
+_LONGEST = 2**27  # bytes of a value; SQLite would make room for as much as a damaged file asks for
 ALLOW_NETWORK = "NOSBENCH_ALLOW_NETWORK_STORE"  # set to 1, this variable lifts the refusal of network file systems
 ELSEWHERE = "Name another file with --store or NOSBENCH_STORE."
 REPAIR = "Move the file away to start a new store, or name another with --store or NOSBENCH_STORE."
@@ -162,6 +163,7 @@ def _set_up(connection: Any, record: Any) -> None:
 
 def _set_careful(connection: Any, _: Any) -> None:
     """The file may be damaged, or made by anybody."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
 

@@ -366,3 +366,23 @@ def test_a_last_epoch_from_memory_grows_to_a_whole_curve(store: ResultStore) -> 
     assert store.get("a", 3, last_epoch_only=True).first_epoch == 2
     store.add_many([("a", Record((3.0, 2.0)))])
     assert store.get("a", 3, last_epoch_only=True).epoch_means == (3.0, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(()),
+        Record((1.0,), 0),
+        Record((1.0,), 2**31),
+        Record((1.0,), 1.5),
+        Record((1.0,), None, {}, -1),
+        Record((1.0,), None, {"seconds": "x"}),
+        Record((1.0,), None, {"x": NAN}),
+    ],
+)
+def test_a_record_that_could_not_be_read_is_not_stored(store: ResultStore, record: Record) -> None:
+    with pytest.raises(ValueError, match=r"a store can't hold this record|JSON compliant"):
+        store.add("a", record)
+    with pytest.raises(ValueError):
+        store.add_many([("good", Record((1.0,))), ("a", record)])
+    assert len(store) == 0
