@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from nosbench_env.store import postgresql, sqlite
 from nosbench_env.store.schema import StoreError
 
 Result = TypeVar("Result")
+
+# SQLite's own errors come from where SQLAlchemy does not look, and those of decoding from messages about damaged files.
+_FAILURES = (DBAPIError, sqlite3.Error, UnicodeDecodeError)
 
 _RETRIES_S = (0.1, 2.0)  # how long to wait before each further try when a server's connection is lost
 _opening = threading.RLock()  # one thread opens a store, the others wait for it
@@ -137,7 +141,7 @@ class Database:
             self.close()
             try:
                 self._open()
-            except DBAPIError as error:
+            except _FAILURES as error:
                 raise self._error(error) from error
             self._process = os.getpid()
             assert self._engine is not None
@@ -173,7 +177,7 @@ class Database:
             try:
                 with self.engine().connect() as connection:
                     return work(connection, number > 0)
-            except DBAPIError as error:
+            except _FAILURES as error:
                 if self.is_sqlite and self._is_outdated():
                     continue
                 if self.is_sqlite or number == len(_RETRIES_S) or not postgresql.is_gone(error):
@@ -187,8 +191,8 @@ class Database:
         """Whether a file that is only read here changed since it was opened."""
         return self.path is not None and self._read_only and self._state != sqlite.state(self.path, True)
 
-    def _error(self, error: DBAPIError) -> StoreError:
-        what = str(error.orig).strip()
+    def _error(self, error: Exception) -> StoreError:
+        what = " ".join(str(getattr(error, "orig", error)).split()).rstrip(".?")
         advice = sqlite.advice(what) if self.is_sqlite else postgresql.advice(error)
         return StoreError(f"can't use the store {self.shown}: {what}. {advice}")
 

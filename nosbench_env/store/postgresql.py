@@ -47,27 +47,11 @@ def open_server(url: sql.URL, read_only: bool) -> tuple[sql.Engine, bool]:
         raise StoreError(
             f"the store {where} needs a driver that is not installed: pip install 'nosbench_env[postgres]'"
         ) from error
-    with engine.connect() as connection:
-        made = _exists(connection)
-        if read_only and not made:
-            raise StoreError(f"can't open the store {where} for reading: there is none yet. {ELSEWHERE}")
-        # A standby, or a role that may only read.
-        forbidden = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one() or (
-            made
-            and not connection.exec_driver_sql(
-                f"SELECT has_table_privilege('{SCHEMA}.runs', 'INSERT') AND "
-                f"has_table_privilege('{SCHEMA}.leases', 'INSERT')"
-            ).scalar_one()
-        )
-        if made and schema.read_version(connection, where) == SCHEMA_VERSION:
-            return engine, bool(read_only or forbidden)
-        if read_only or forbidden:
-            raise StoreError(
-                f"the store {where} must be made or brought up to version {SCHEMA_VERSION}, and can only be read here: "
-                "open it once as a role that may write."
-            )
-        _prepare(connection, where)
-    return engine, False
+    try:
+        return engine, _check_or_prepare(engine, where, read_only)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def shown(url: sql.URL) -> str:
@@ -76,17 +60,19 @@ def shown(url: sql.URL) -> str:
     return str(url.set(drivername="postgresql", query=query))
 
 
-def is_gone(error: DBAPIError) -> bool:
+def is_gone(error: Exception) -> bool:
     """Whether the connection is lost, so that a new one may help."""
+    if not isinstance(error, DBAPIError):
+        return False
     state = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or (
         isinstance(error, OperationalError) and (state is None or state[:4] == "57P0" or state[:2] == "08")
     )
 
 
-def advice(error: DBAPIError) -> str:
+def advice(error: Exception) -> str:
     """What to do about an error of the server's."""
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     if state in ("57014", "55P03", "25P03"):
         return (
             f"The server took more than {TIMEOUT_S} seconds; results stored before are safe. Another program may hold "
@@ -109,8 +95,35 @@ def advice(error: DBAPIError) -> str:
     return ELSEWHERE
 
 
+def _check_or_prepare(engine: sql.Engine, where: str, read_only: bool) -> bool:
+    """Makes the tables if there are none; returns whether nothing can be written."""
+    with engine.connect() as connection:
+        made = _exists(connection)
+        if read_only and not made:
+            raise StoreError(f"can't open the store {where} for reading: there is none yet. {ELSEWHERE}")
+        # A standby, or a role that may only read.
+        forbidden = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one() or (
+            made
+            and not connection.exec_driver_sql(
+                f"SELECT has_table_privilege('{SCHEMA}.runs', 'INSERT') AND "
+                f"has_table_privilege('{SCHEMA}.leases', 'INSERT')"
+            ).scalar_one()
+        )
+        if made and schema.read_version(connection, where) == SCHEMA_VERSION:
+            return bool(read_only or forbidden)
+        if read_only or forbidden:
+            raise StoreError(
+                f"the store {where} must be made or brought up to version {SCHEMA_VERSION}, and can only be read here: "
+                "open it once as a role that may write."
+            )
+        _prepare(connection, where)
+    return False
+
+
 def _exists(connection: sql.Connection) -> bool:
-    return bool(connection.exec_driver_sql(f"SELECT to_regclass('{SCHEMA}.schema') IS NOT NULL").scalar_one())
+    # Not by to_regclass(), which may remember what was before the lock.
+    query = "SELECT 1 FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid WHERE relname = 'schema'"
+    return bool(connection.exec_driver_sql(f"{query} AND nspname = '{SCHEMA}'").all())
 
 
 def _prepare(connection: sql.Connection, where: str) -> None:

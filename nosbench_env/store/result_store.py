@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _PAGE = 1000  # rows read or written at a time
+_REPAIR = "Move it away to start a new store, or name another with --store or NOSBENCH_STORE."
 _RECENT = 10_000  # keys whose answers stay in memory
 
 _runs_of_key = sql.select(schema.runs).where(schema.runs.c.key == sql.bindparam("key")).order_by(schema.runs.c.id)
-_key_of_alias = sql.select(schema.aliases.c.key).where(schema.aliases.c.alias == sql.bindparam("alias"))
+_key_of_alias = sql.select(schema.aliases).where(schema.aliases.c.alias == sql.bindparam("alias"))
 _insert_run = sql.insert(schema.runs).returning(schema.runs.c.id)
 _insert_alias = sql.text("INSERT INTO aliases (alias, key) VALUES (:alias, :key) ON CONFLICT DO NOTHING")
 
@@ -256,7 +257,10 @@ class ResultStore:
         key: str | None = self._recent_aliases.get(alias, None)
         if key is None:
             change = self._recent_aliases.changes
-            key = self._database.read(lambda c: c.execute(_key_of_alias, {"alias": alias}).scalar_one_or_none())
+            rows = self._database.read(lambda c: c.execute(_key_of_alias, {"alias": alias}).all())
+            if len(rows) > 1 or any(row.alias != alias or not isinstance(row.key, str) for row in rows):
+                raise StoreError(f"the store {self.location} is damaged at the alias {alias!r}. {_REPAIR}")
+            key = rows[0].key if rows else None
             if key is not None:
                 self._recent_aliases.keep(alias, None, key, change)
         return key
@@ -306,7 +310,7 @@ class ResultStore:
         if losses is None:
             return None
         if not isinstance(losses, bytes) or len(losses) % 8:
-            raise StoreError(f"the store {self.location} is damaged at the step losses of record {run_id}")
+            raise StoreError(f"the store {self.location} is damaged at the step losses of record {run_id}. {_REPAIR}")
         return np.frombuffer(losses, dtype="<f8").astype(np.float64)
 
     def delete(self, ids: Iterable[int]) -> int:
@@ -370,10 +374,7 @@ class ResultStore:
                 raise ValueError("its checksum is another")
             return _Training(means, row.stopped_at, row.provenance, row.first_epoch)
         except (ValueError, TypeError, RecursionError) as error:
-            raise StoreError(
-                f"the store {self.location} is damaged at record {row.id}: {error}. Move it away to start a new store, "
-                "or name another with --store or NOSBENCH_STORE."
-            ) from error
+            raise StoreError(f"the store {self.location} is damaged at record {row.id}: {error}. {_REPAIR}") from error
 
 
 class _Training(NamedTuple):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import filelock
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError
 
@@ -46,11 +45,22 @@ def open_file(path: Path) -> sql.Engine:
         sql.URL.create("sqlite", database=str(path)), poolclass=sql.QueuePool, pool_timeout=LOCK_TIMEOUT_S, **_OPTIONS
     )
     sql.event.listen(engine, "connect", _set_up)
+    try:
+        _check_or_make(engine, path)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_or_make(engine: sql.Engine, path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise StoreError(f"can't open the store {path}: it is not a file. {ELSEWHERE}")
         if path.stat().st_size and _is_current(engine):
-            return engine
+            return
+    import filelock  # not needed to open most stores, and slow to load
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = f"{path}.lock"
@@ -61,7 +71,6 @@ def open_file(path: Path) -> sql.Engine:
             _prepare(engine, str(path))
     except (OSError, filelock.Timeout) as error:
         raise StoreError(f"can't open the store {path}: {error}. {ELSEWHERE}") from error
-    return engine
 
 
 def open_read_only(path: Path) -> sql.Engine:
@@ -88,6 +97,15 @@ def open_read_only(path: Path) -> sql.Engine:
         hide_parameters=True,
     )
     sql.event.listen(engine, "connect", _set_careful)
+    try:
+        _check_to_read(engine, path)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _check_to_read(engine: sql.Engine, path: Path) -> None:
     with engine.connect() as connection:
         if not _is_ours(connection, str(path)):
             raise StoreError(f"can't open the store {path} for reading: it is empty. {ELSEWHERE}")
@@ -97,7 +115,6 @@ def open_read_only(path: Path) -> sql.Engine:
             f"the store {path} has version {version} and can only be read here, but must be brought up to version "
             f"{SCHEMA_VERSION}: open it once with permission to write, or open a copy of it."
         )
-    return engine
 
 
 def state(path: Path, read_only: bool) -> tuple[Any, ...] | None:
@@ -189,7 +206,7 @@ def _is_current(engine: sql.Engine) -> bool:
             return application == APPLICATION_ID and connection.execute(
                 sql.select(schema.schema.c.version)
             ).scalars().all() == [SCHEMA_VERSION]
-    except DBAPIError:
+    except (DBAPIError, sqlite3.Error, UnicodeDecodeError):  # damaged, or locked: said later, if it lasts
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from nosbench_env.studies.identities import Key
 
 SAME_LOSS = 1e-4  # losses of the first steps that differ by less, relative to the greater of 1 and the loss, are equal
 SAME_CURVE = 1e-6  # the same for programs that an identity keeps apart
+# A training whose loss is beyond it has blown up: there one bit of difference shows in the loss within a step or two.
+BLOWN_UP_LOSS = 10.0
 # The loss of a model that ignores its input; of a program that the probe calls diverged, a lower one is a real loss.
 PLATEAUS: Mapping[str, float] = {"pfn": 1.57, "toy": float(np.log(3))}
 
@@ -36,6 +39,11 @@ def _equal(a: Losses, b: Losses, tolerance: float) -> NDArray[np.bool_]:
         near = np.abs(a - b) <= tolerance * np.maximum(1.0, np.abs(a))
     equal: NDArray[np.bool_] = np.where(finite, near, ~np.isfinite(a) & ~np.isfinite(b))
     return equal
+
+
+def differ_while_tame(a: Losses, b: Losses, step: int) -> bool:
+    """Whether losses that differ first at `step` do so before both trainings have blown up."""
+    return any(math.isfinite(loss) and loss < BLOWN_UP_LOSS for loss in (float(a[step]), float(b[step])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,13 @@ def draw_over_pairs(
         return []
     chosen = rng.choice(len(groups), size=count, p=weights / weights.sum())
     return [groups[index].draw(rng) for index in chosen]
+
+
+def draw_over_forms(
+    groups: Sequence[MergedGroup], count: int, rng: np.random.Generator
+) -> list[tuple[Program, Program]]:
+    """Pairs of merged classes, all equally likely, however often each was seen; with replacement."""
+    return draw_over_pairs([MergedGroup(group.classes, np.ones_like(group.counts)) for group in groups], count, rng)
 
 
 def draw_over_groups(

@@ -36,11 +36,13 @@ def key_of(program: Program, identity: Identity, task: Task) -> Key:
     return Key(text, status != "ok")
 
 
-def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: Path) -> list[Key]:
+def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: Path | None = None) -> list[Key]:
     """The keys of a run's programs, from the file if it holds them, else computed and written there.
 
     A file of other programs, or of another version of the identity, is written anew.
     """
+    if file is None:
+        return [key_of(program, identity, task) for program in programs]
     digest = hashlib.sha256(json.dumps([program.to_json() for program in programs]).encode()).hexdigest()
     try:
         data = json.loads(file.read_text())
@@ -53,10 +55,7 @@ def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: P
         pass  # not there, or damaged: it only saves time
     keys = [key_of(program, identity, task) for program in programs]
     number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    write_text(
-        file,
-        json.dumps({"programs": digest, "distinct": list(number), "keys": [number[key] for key in keys]}),
-    )
+    write_text(file, json.dumps({"programs": digest, "distinct": list(number), "keys": [number[key] for key in keys]}))
     return keys
 
 

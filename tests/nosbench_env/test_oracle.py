@@ -8,6 +8,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,9 +130,9 @@ def test_the_first_stored_result_wins_over_ones_own(oracle: Oracle, monkeypatch:
     monkeypatch.setattr(oracle, "store", ResultStore("sqlite://"))
     add = oracle.store.add
 
-    def add_second(key: str, record: Record) -> None:
+    def add_second(key: str, record: Record, **how: Any) -> None:
         add(key, quicker)
-        add(key, record)
+        add(key, record, **how)
 
     monkeypatch.setattr(oracle.store, "add", add_second)
     found = oracle.query(SGD, epochs=1, seed=5)

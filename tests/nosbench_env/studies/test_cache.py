@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,18 @@ def test_differing_pairs_are_listed_with_their_losses(done) -> None:
             found for found in listed if all(found[name] == row[name] for name in ("method", "identity", "drawn over"))
         ]
         assert len(own) == row["distinct different"]
-        assert sum(found["times drawn"] for found in own) == row["different"]
+        assert sum(found["times drawn"] for found in own) == row["different"] >= row["tame"]
+    row = tables["false-positives"][0]
+    counts = Counter(key.text for key in study.pooled("rs", "paper")[1] if not key.diverged).values()
+    assert (row["method"], row["identity"], row["drawn over"]) == ("rs", "paper", "pairs")
+    share = row["groups' pairs"] / sum(count * (count - 1) / 2 for count in counts)
+    assert 0 < share < 1
+    assert row["rate of all"] == pytest.approx(row["rate"] * share)
     for found in listed:
         a, b = (np.array(losses, dtype=float) for losses in found["losses"])
         step = found["first differing step"]
         assert len(a) == len(b) == 21
+        assert found["canonical"][0] != found["canonical"][1]
         assert abs(a[step] - b[step]) > 1e-4 or np.isfinite(a[step]) != np.isfinite(b[step])
 
 
@@ -133,7 +141,7 @@ def test_every_part_has_its_files(done) -> None:
     summary = json.loads((study.folder / "summary.json").read_text())
     assert set(summary) == set(tables) == set(PARTS) == {part.value for part in Part}
     assert summary["hits"]["settings"]["queries"] == QUERIES
-    for part, rows in (("false-positives", 8), ("false-splits", 4), ("diverged", 4)):
+    for part, rows in (("false-positives", 12), ("false-splits", 4), ("diverged", 4)):
         assert len(read_csv(study.folder / f"{part}.csv")) == len(summary[part]["rows"]) == rows
         assert isinstance(json.loads((study.folder / f"{part}.json").read_text()), list)
     trained = sum(row["trained"] for row in tables["diverged"] if row["identity"] == "paper")

@@ -6,7 +6,9 @@ import pytest
 from nosbench_env import Program
 from nosbench_env.studies.cache_errors import (
     curve_groups,
+    differ_while_tame,
     draw_distinct,
+    draw_over_forms,
     draw_over_groups,
     draw_over_pairs,
     first_difference,
@@ -68,6 +70,27 @@ def test_pairs_are_drawn_in_proportion_to_how_many_there_are() -> None:
     shares = {frozenset(map(program, pair)): share for pair, share in (("ab", 3), ("cd", 1), ("ce", 1), ("de", 1))}
     assert set(drawn) == set(shares)
     assert all(abs(drawn[pair] - 1000 * share) < 150 for pair, share in shares.items())
+
+
+def test_pairs_over_forms_give_each_pair_of_classes_the_same_chance() -> None:
+    groups = groups_of("1a 1a 1a 1b 2c 2d 2e")
+    drawn = Counter(frozenset(pair) for pair in draw_over_forms(groups, 4000, np.random.default_rng(0)))
+    assert set(drawn) == {frozenset(map(program, pair)) for pair in ("ab", "cd", "ce", "de")}
+    assert all(abs(count - 1000) < 150 for count in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tame"),
+    [
+        ([1.0, 2.0], [1.0, 3.0], True),
+        ([1.0, 2.0], [1.0, NAN], True),
+        ([1.0, 400.0], [1.0, 500.0], False),
+        ([1.0, 400.0], [1.0, NAN], False),
+        ([1.0, 9.0], [1.0, 500.0], True),
+    ],
+)
+def test_differences_of_trainings_that_have_blown_up_are_told_apart(a: list[float], b: list[float], tame: bool) -> None:
+    assert differ_while_tame(np.array(a), np.array(b), 1) == tame
 
 
 def test_pairs_over_groups_give_each_group_the_same_chance() -> None:
