@@ -12,7 +12,7 @@ import time
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from tqdm.auto import tqdm
@@ -35,6 +35,7 @@ from nosbench_env.study_commands import study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
+    from nosbench_env.identity import Identity
     from nosbench_env.oracle import Evaluation, Oracle
     from nosbench_env.tasks.task import Progress
 
@@ -73,6 +74,13 @@ ArithmeticOption = Annotated[
     str,
     typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
 ]
+IdentityOption = Annotated[
+    str,
+    typer.Option(
+        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
+    ),
+]
 
 
 @app.command()
@@ -90,7 +98,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
     device: DeviceOption = "auto",
     arithmetic: ArithmeticOption = "float32",
+    identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show which instructions make no difference, and why.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -103,10 +115,13 @@ def evaluate(
     * `nosbench evaluate AdamW`
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
+    * `nosbench evaluate runs/my-run/best.txt --explain`
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
         found = _read_program(program)
-        oracle = _oracle(task, store, device, arithmetic)
+        oracle = _oracle(task, store, device, arithmetic, identity)
+        if explain and not as_json:
+            print(f"{_explanation_text(found)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
         with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not on_terminal()) as bar:
 
@@ -116,7 +131,7 @@ def evaluate(
 
             evaluation = oracle.query(found, epochs, seed, on_step=on_step)
     if as_json:
-        print(json.dumps(evaluation.to_json()))
+        print(json.dumps(evaluation.to_json() | (_explanation_json(found) if explain else {})))
     else:
         print(_evaluation_text(evaluation, oracle))
 
@@ -156,6 +171,7 @@ def search(
     ] = None,
     device: DeviceOption = "auto",
     arithmetic: ArithmeticOption = "float32",
+    identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
     run: Annotated[
         Path | None,
@@ -185,12 +201,13 @@ def search(
 
         method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, arithmetic, workers)
+        oracle = _oracle(task, store, device, arithmetic, identity, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
         suffix = "".join(
             part
             for part, differs in (
                 (f"-{arithmetic}", arithmetic != "float32"),
+                (f"-{identity}", identity != "fingerprint"),
                 (f"-t{training_seed}", training_seed),
                 (f"-b{batch}", batch > 1),
             )
@@ -293,10 +310,13 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(task: str, store: str | None, device: str, arithmetic: str, workers: int | None = None) -> Oracle:
+def _oracle(
+    task: str, store: str | None, device: str, arithmetic: str, identity: str, workers: int | None = None
+) -> Oracle:
     from nosbench_env.oracle import Oracle
 
-    return Oracle(task, store, device, workers=workers, arithmetic=arithmetic)
+    known = cast("Identity", identity)  # it says so if it is not
+    return Oracle(task, store, device, known, workers=workers, arithmetic=arithmetic)
 
 
 def _read_program(argument: str) -> Program:
@@ -431,7 +451,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
     origin = {
         "trained": f"trained in {evaluation.seconds:.1f} s on {oracle.task.device}",
         "store": f"a hit: trained on {made.get('date')} in {evaluation.seconds:.1f} s on {made.get('device')}",
-        "probe": "a hit: it already diverges on the probe (paper, Appendix B), so it is not trained",
+        "probe": "a hit: it diverges on the probe already, so it is not trained",
     }[evaluation.source]
     lines += [
         f"{evaluation.task} task, {_epochs(evaluation.epochs)}, seed {evaluation.seed}: "
@@ -440,6 +460,42 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
         f"store: {oracle.store.path}",
     ]
     return "\n".join(lines)
+
+
+def _explanation_text(program: Program) -> str:
+    """What each instruction of a program contributes, and what the program comes to."""
+    from nosbench_env.canonical import canonical_form
+    from nosbench_env.simplification import explain
+
+    explained, form, simple = explain(program), canonical_form(program), program.simplified()
+    width = max((len(str(found.instruction)) for found in explained), default=0)
+    lines = [f"{sum(found.live for found in explained)} of {len(program)} instructions reach the update"]
+    for number, found in enumerate(explained, start=1):
+        line = f"{number:>4} {' ' if found.live else '-'} {found.instruction!s:<{width}}"
+        lines.append(f"{line}  # {found.remark}" if found.remark else line.rstrip())
+    lines += ["", f"Simplified, a {form.behaviour} program of {len(simple)} instruction{'s' * (len(simple) != 1)}:"]
+    lines += [f"       {instruction}" for instruction in simple] or ["       # none: nothing is ever updated"]
+    lines += ["", f"Canonical form {form}:"]
+    return "\n".join([*lines, *(f"       {line}" for line in form.text.splitlines())])
+
+
+def _explanation_json(program: Program) -> dict[str, Any]:
+    from nosbench_env.canonical import canonical_form
+    from nosbench_env.simplification import explain
+
+    form = canonical_form(program)
+    return {
+        "explanation": {
+            "instructions": [
+                {"instruction": str(found.instruction), "live": found.live, "remark": found.remark}
+                for found in explain(program)
+            ],
+            "simplified": program.simplified().to_json(),
+            "behaviour": form.behaviour,
+            "canonical": form.text,
+            "canonical_digest": form.digest,
+        }
+    }
 
 
 def _search_text(result: SearchResult, folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,18 +14,15 @@ from typing import Any, Literal
 
 import torch
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.fingerprints import fingerprint, probed
-from nosbench_env.probes import ANY_PROBE
+from nosbench_env.identity import Identity, check_identity, identify
 from nosbench_env.program import Program
-from nosbench_env.store import Record, ResultStore
+from nosbench_env.store import Leases, Record, ResultStore, StoreError
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
-Identity = Literal["fingerprint", "canonical", "paper"]
 Source = Literal["trained", "store", "probe"]
-IDENTITIES: tuple[Identity, ...] = ("fingerprint", "canonical", "paper")
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ class Statistics:
     Attributes:
         queries: Programs asked about.
         trained: Trainings done.
-        stored: Queries answered from the store, or by another program of the same call.
+        stored: Queries answered from the store, by another program of the same call, or by another asker's training.
         diverged: Queries answered by the probe.
     """
 
@@ -138,9 +135,10 @@ class Oracle:
     Attributes:
         statistics: Counts of this oracle's queries and hits.
 
-    In this process trainings run one at a time; those of several threads wait for each other. Several processes may
-    share a store. Threads and processes that ask for the same unknown program at the same moment may each train it; the
-    first result stored is the answer of all.
+    In this process trainings run one at a time; those of several threads wait for each other. Several processes, and on
+    PostgreSQL several machines, may share a store. Of those that ask for the same unknown program at the same moment
+    one trains it, and the others wait for its result; if it dies, another takes over a minute later. A store that can
+    only be read answers what it knows.
 
     Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
 
@@ -158,13 +156,11 @@ class Oracle:
         workers: int | None = None,
         arithmetic: str = "float32",
     ) -> None:
-        if identity not in IDENTITIES:
-            raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
         self.device = check_device_name(device)
         self.arithmetic = check_arithmetic(arithmetic)
-        self.identity = identity
+        self.identity = check_identity(identity)
         self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
         self._pool: WorkerPool | None = None
@@ -218,7 +214,8 @@ class Oracle:
         Raises:
             TypeError: If something is not a `Program`.
             ValueError: If `epochs` or `seed` is out of range.
-            StoreError: If the store can't be read or written.
+            StoreError: If the store can't be read or written; before any training, if it can only be read and does not
+                know all programs.
             WorkerError: If worker processes died or hung, each twice with the same program, or an exception ended a
                 training there. The results of all other programs are stored.
         """
@@ -229,6 +226,7 @@ class Oracle:
 
         records: dict[str, Record] = {}
         unknown: dict[str, Program] = {}
+        first_asked: set[str] = set()  # those trained here whose turn has not come
         for program, key, (_, status) in zip(programs, keys, identities, strict=True):
             if status != "ok" or key in records or key in unknown:
                 continue
@@ -237,10 +235,10 @@ class Oracle:
             else:
                 unknown[key] = program
         if unknown:
-            records |= self._train(unknown, epochs, seed, on_step, on_trained, last_epoch_only)
+            found, first_asked = self._train(unknown, epochs, seed, on_step, on_trained, last_epoch_only)
+            records |= found
 
         evaluations = []
-        first_asked = set(unknown)
         for program, key, (_, status) in zip(programs, keys, identities, strict=True):
             self.statistics.queries += 1
             if status != "ok":
@@ -265,8 +263,55 @@ class Oracle:
         on_step: OnStep | None,
         on_trained: Callable[[Program, Curve], None] | None,
         last_epoch_only: bool,
+    ) -> tuple[dict[str, Record], set[str]]:
+        """Trains each program that nobody else trains, and waits for the results of the others.
+
+        Returns:
+            All results by key, and the keys of those trained here.
+        """
+        if self.store.read_only:
+            raise StoreError(
+                f"the store {self.store.location} can only be read, and does not know {len(unknown)} of the programs "
+                f"for {epochs} epochs of the {self.task.name} task. Name a store that can be written with --store or "
+                "NOSBENCH_STORE to train them."
+            )
+        records: dict[str, Record] = {}
+        trained: set[str] = set()
+        missing, delay = dict(unknown), _FIRST_WAIT_S
+
+        def look_up(keys: Iterable[str]) -> None:
+            for key in keys:
+                if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
+                    records[key] = record
+                    del missing[key]
+
+        while missing:
+            with self.store.leases() as leases:
+                mine = leases.take(missing)
+                look_up(mine)  # another may have finished just before
+                leases.release(mine & records.keys())
+                if ours := {key: program for key, program in missing.items() if key in mine}:
+                    records |= self._train_leased(ours, epochs, seed, on_step, on_trained, last_epoch_only, leases)
+                    trained |= ours.keys()
+                    missing = {key: program for key, program in missing.items() if key not in ours}
+                    delay = _FIRST_WAIT_S
+            # Waiting while holding a lease, two askers could wait for each other.
+            if missing and len(leases.busy(missing)) == len(missing):
+                time.sleep(delay)
+                delay = min(2 * delay, _LONGEST_WAIT_S)
+        return records, trained
+
+    def _train_leased(
+        self,
+        unknown: Mapping[str, Program],
+        epochs: int,
+        seed: int,
+        on_step: OnStep | None,
+        on_trained: Callable[[Program, Curve], None] | None,
+        last_epoch_only: bool,
+        leases: Leases,
     ) -> dict[str, Record]:
-        """Trains each program and stores its result under its key."""
+        """Trains each program and stores its result under its key, giving back the lease of it."""
         keys, programs = list(unknown), list(unknown.values())
         records: dict[str, Record] = {}
         provenance = _provenance(self.task)
@@ -278,7 +323,7 @@ class Oracle:
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
-            self.store.add(keys[index], record)
+            self.store.add(keys[index], record, leases=leases)
             # Another process may have been first; then its result is the one that stays.
             records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
             if on_trained is not None:
@@ -336,21 +381,6 @@ class Oracle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Oracle, (self._task, self.store, self.device, self.identity, self.workers, self.arithmetic)
-
-
-def identify(program: Program, identity: Identity, task: Task) -> tuple[str, Status]:
-    """What programs have in common that are taken to be equivalent on a task, and how training is known to end.
-
-    Returns:
-        The last part of the program's keys; and "ok", or else how its training diverges.
-    """
-    if identity == "canonical":
-        return str(canonical_form(program)), "ok"
-    if identity == "paper":
-        taken = fingerprint(program, "paper")
-    else:
-        taken = probed(canonical_form(program), getattr(task, "probe", ANY_PROBE))
-    return str(taken), taken.status
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from nosbench_env.compiled.probe_machine import LANES, Inputs
 
-TRAINING_STEPS = 100  # steps 1, 2, ..., with gradients as they occur
-STRESS_STEPS = 4  # then steps from weights and gradients of all magnitudes
-LATE_TIMES = (1000, 2000)  # at last steps of these numbers, for programs that read the step
-STEPS = TRAINING_STEPS + STRESS_STEPS
-_BLOCK_ENDS = (1, 3, 6, 20, TRAINING_STEPS, STEPS)  # the last step of each block; updates are summed within blocks
+# The steps of a probe, in order.
+TRAINING = slice(0, 100)  # steps 1, 2, ..., with gradients as they occur
+STRESS = slice(100, 104)  # from weights and gradients of all magnitudes
+WRECKED = slice(104, 108)  # gradients as in a training that has blown up: nearly 0, then NaN, and two more as in STRESS
+LATE = slice(108, 110)  # steps of these numbers:
+_LATE_TIMES = (1000, 2000)
+_STEPS = 110
+# The last step of each block; updates are summed within blocks.
+_BLOCK_ENDS = (1, 3, 6, 20, TRAINING.stop, STRESS.stop, WRECKED.stop, _STEPS)
+EARLY_BLOCKS = 4  # the steps in which it shows whether a training blows up
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,45 +111,47 @@ ANY_PROBE = Probe(
 @cache
 def probe_inputs(probe: Probe) -> Inputs:
     """What the probe runs programs on. All numbers are exact: each is the same on every machine."""
-    times = np.array([*range(1, STEPS + 1), *LATE_TIMES], dtype=np.float64)
-    steps, tensors = len(times), len(probe.tensors)
-    shape = (steps, tensors, LANES)
-    gradients = np.zeros(shape)
+    times = np.array([*range(1, LATE.start + 1), *_LATE_TIMES], dtype=np.float64)
+    tensors = len(probe.tensors)
+    gradients = np.zeros((_STEPS, tensors, LANES))
+    weights = np.zeros((1 + _STEPS - STRESS.start, tensors, LANES))
     for index, tensor in enumerate(probe.tensors):
-        scale = _uniform("scale", index, (steps, LANES)) * 5
-        magnitude = (0.5 + _uniform("magnitude", index, (steps, LANES)) / 2) * 2.0 ** -np.floor(scale)
-        sign = np.where(_uniform("sign", index, (steps, LANES)) < 0.5, -1.0, 1.0)
-        gradients[:, index] = sign * magnitude * tensor.gradient
-        # From here on gradients of any size that clipping admits, down to ones that vanish.
-        size = 2.0 ** -np.floor(_uniform("stress", index, (steps, LANES)) * 24)
-        gradients[TRAINING_STEPS:, index] = (sign * magnitude * size)[TRAINING_STEPS:]
+
+        def draw(what: str, rows: int = _STEPS, index: int = index) -> NDArray[np.float64]:
+            return _uniform(what, index, (rows, LANES))
+
+        sign = np.where(draw("sign") < 0.5, -1.0, 1.0)
+        value = sign * (0.5 + draw("magnitude") / 2) * 2.0 ** -np.floor(draw("scale") * 5)
+        gradients[:, index] = value * tensor.gradient
+        # Of any size that clipping admits, down to ones that vanish.
+        stress = value * 2.0 ** -np.floor(draw("stress") * 24)
+        gradients[STRESS.start :, index] = stress[STRESS.start :]
+        gradients[WRECKED.start, index] = (sign * np.floor(draw("nearly zero") * 8))[0] * 2.0**-149
+        gradients[WRECKED.start + 1, index, ::2] = math.nan
         gradients[[step - 1 for step in tensor.zero_gradients], index] = 0.0
         if tensor.zero_element:
             gradients[:, index, 0] = 0.0
-        if tensor.numel == 1:
-            gradients[:, index] = gradients[:, index, 1:2]
 
-    weights = np.zeros((1 + steps - TRAINING_STEPS, tensors, LANES))
-    for index, tensor in enumerate(probe.tensors):
         low, high = tensor.weights
-        weights[0, index] = low + (high - low) * _uniform("weight", index, (LANES,))
-        weights[1:, index] = _uniform("stress weight", index, (len(weights) - 1, LANES)) * 2 - 1
+        weights[0, index] = low + (high - low) * draw("weight", 1)
+        size = 2.0 ** -np.floor(draw("stress weight", len(weights) - 1) * 24)
+        weights[1:, index] = (draw("stress weight sign", len(weights) - 1) * 2 - 1) * size
         weights[1:, index, 0], weights[1:, index, 1] = 0.0, 1.0
         if tensor.numel == 1:
-            weights[:, index] = weights[:, index, 2:3]
-    resets = np.full(steps, -1)
+            gradients[:, index], weights[:, index] = gradients[:, index, 2:3], weights[:, index, 2:3]
+    resets = np.full(_STEPS, -1)
     resets[0] = 0
-    resets[TRAINING_STEPS:] = np.arange(1, len(weights))
+    resets[STRESS.start :] = np.arange(1, len(weights))
 
-    coefficients = 0.5 + np.stack([_uniform("coefficient", index, (steps, LANES)) for index in range(tensors)], axis=1)
+    coefficients = np.stack([_uniform("coefficient", index, (_STEPS, LANES)) for index in range(tensors)], axis=1)
     sizes = np.array([tensor.numel for tensor in probe.tensors])
     return Inputs(
-        gradients=_float32(gradients).reshape(steps, -1),
+        gradients=_float32(gradients).reshape(_STEPS, -1),
         times=times,
         resets=resets,
         weights=_float32(weights).reshape(len(weights), -1),
-        blocks=np.searchsorted(_BLOCK_ENDS, times, side="left"),
-        coefficients=coefficients.reshape(steps, -1),
+        blocks=np.searchsorted(_BLOCK_ENDS, np.arange(1, _STEPS + 1)),
+        coefficients=(0.5 + coefficients).reshape(_STEPS, -1),
         norm_factors=np.sqrt(sizes / LANES),
         std_factors=np.where(sizes > 1, 1.0, math.nan),
     )

@@ -1,8 +1,10 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import postgres as postgres_server
 import pytest
 
 from nosbench_env.oracle import Oracle
@@ -18,6 +20,23 @@ DATA = Path(__file__).parent / "data"
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the user's store."""
     monkeypatch.setenv("NOSBENCH_STORE", str(tmp_path / "results.sqlite"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL server."""
+    if postgres_server.installed() is None:
+        pytest.skip("needs a PostgreSQL server: pip install pgserver")
+    with postgres_server.Server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new store may be made, in each kind of database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "folder" / "results.sqlite")
+    return request.getfixturevalue("postgres").database()
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,13 @@ class ProbeCode:
         for step, (start, end) in enumerate(bounds[:steps]):
             self.starts[step], self.ends[step] = start, end
 
+    def without(self, *steps: slice) -> NDArray[np.int64]:
+        """`ends` with which the machine does nothing at these steps."""
+        ends = self.ends.copy()
+        for left_out in steps:
+            ends[left_out] = self.starts[left_out]
+        return ends
+
     def registers(self, width: int, numel: NDArray[np.float64], dtype: type[np.floating[Any]]) -> NDArray[Any]:
         """The registers before the first step: `(num_rows, width)`."""
         rows: NDArray[Any] = np.zeros((self.num_rows, width), dtype=dtype)

@@ -87,6 +87,10 @@ class ProbeMachine:
         self.num_lanes = inputs.gradients.shape[1]
         self.num_steps, self.num_blocks = len(inputs.times), int(inputs.blocks.max()) + 1
         self.dtype = DTYPES[real]
+        # The sums of each block's coefficients, which sums of updates are to be compared with.
+        self.total_coefficients = np.zeros((self.num_blocks, self.num_lanes // LANES))
+        per_tensor = inputs.coefficients.reshape(self.num_steps, -1, LANES).sum(axis=2)
+        np.add.at(self.total_coefficients, inputs.blocks, per_tensor)
         converted = [
             np.ascontiguousarray(a, dtype=self.dtype) for a in (inputs.gradients, inputs.times, inputs.weights)
         ]
@@ -113,10 +117,11 @@ class ProbeMachine:
             steps: How many steps to run at most.
 
         Returns:
-            After how many steps a parameter was not finite, with which the run ends, or 0; and the sums of coefficients
-            times updates, of the steps before that, `(num_blocks, tensors)`.
+            After how many steps a parameter was not finite, with which the run ends, or 0; and of the steps before
+            that, for each block and tensor, the sums of coefficients times updates, and of coefficients times their
+            absolute values, `(2, num_blocks, tensors)`.
         """
-        sums = np.zeros((self.num_blocks, self.num_lanes // LANES))
+        sums = np.zeros((2, self.num_blocks, self.num_lanes // LANES))
         died = self._function(
             code.ctypes.data,
             starts.ctypes.data,
@@ -124,14 +129,15 @@ class ProbeMachine:
             registers.ctypes.data,
             steps,
             *self._addresses,
-            sums.ctypes.data,
+            sums[0].ctypes.data,
+            sums[1].ctypes.data,
         )
         return died, sums
 
 
 _ARGUMENTS = (
     "ptr %code, ptr %starts, ptr %ends, ptr %regs, i64 %steps, ptr %grads, ptr %times, ptr %weights, ptr %resets, "
-    "ptr %blocks, ptr %coefficients, ptr %norm_factors, ptr %std_factors, ptr %sums"
+    "ptr %blocks, ptr %coefficients, ptr %norm_factors, ptr %std_factors, ptr %sums, ptr %sizes"
 )
 _Native = Callable[..., int]
 
@@ -140,7 +146,7 @@ _Native = Callable[..., int]
 def _function(real: Real, tensors: int) -> _Native:
     """The machine's native code for so many tensors."""
     source = _Source(real, tensors).text()
-    signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int64, *[ctypes.c_void_p] * 9)
+    signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int64, *[ctypes.c_void_p] * 10)
     with compiling:
         engine = compiled(source)
         function = signature(engine.get_function_address("run"))
@@ -174,6 +180,7 @@ class _Source:
                 [f"declare double @llvm.vector.reduce.fadd.v{LANES}f64(double, {self.doubles})"]
                 * (self.real == "float")
             ),
+            *([f"declare {self.doubles} @llvm.fabs.v{LANES}f64({self.doubles})"] * (self.real == "float")),
             f"declare i1 @llvm.vector.reduce.or.v{LANES}i1(<{LANES} x i1>)",
             *(
                 f"declare double @{name}({', '.join(['double'] * (2 if name == 'pow' else 1))})"
@@ -341,14 +348,16 @@ class _Source:
                 update = emit(f"fpext {self.vector} {update} to {self.doubles}")
             offset = emit(f"add i64 %row, {tensor * LANES}")
             address = emit(f"getelementptr double, ptr %coefficients, i64 {offset}")
-            weighted = emit(f"fmul {self.doubles} {update}, {emit(f'load {self.doubles}, ptr {address}, align 8')}")
-            negative_zero = "0x8000000000000000"
-            total = emit(
-                f"call double @llvm.vector.reduce.fadd.v{LANES}f64(double {negative_zero}, {self.doubles} {weighted})"
-            )
-            address = emit(f"getelementptr double, ptr %sums, i64 {emit(f'add i64 {first}, {tensor}')}")
-            before = emit(f"load double, ptr {address}")
-            lines.append(f"  store double {emit(f'fadd double {total}, {before}')}, ptr {address}")
+            coefficients = emit(f"load {self.doubles}, ptr {address}, align 8")
+            place = emit(f"add i64 {first}, {tensor}")
+            size = emit(f"call {self.doubles} @llvm.fabs.v{LANES}f64({self.doubles} {update})")
+            for values, result in ((update, "%sums"), (size, "%sizes")):
+                weighted = emit(f"fmul {self.doubles} {values}, {coefficients}")
+                reduce = f"@llvm.vector.reduce.fadd.v{LANES}f64(double 0x8000000000000000, {self.doubles} {weighted})"
+                total = emit(f"call double {reduce}")
+                address = emit(f"getelementptr double, ptr {result}, i64 {place}")
+                before = emit(f"load double, ptr {address}")
+                lines.append(f"  store double {emit(f'fadd double {total}, {before}')}, ptr {address}")
 
     def _sum(self, vector: str) -> str:
         start = Body(1, self.real).constant(-0.0)

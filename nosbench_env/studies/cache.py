@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 
 from nosbench_env.canonical import canonical_form
-from nosbench_env.oracle import Identity
+from nosbench_env.identity import Identity
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.studies.cache_errors import (

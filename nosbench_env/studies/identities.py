@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nosbench_env.oracle import Identity, identify
+from nosbench_env.identity import Identity, identify
 from nosbench_env.program import Program
 from nosbench_env.tasks.task import Task
 

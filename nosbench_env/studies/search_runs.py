@@ -14,7 +14,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, SearchResult, search
-from nosbench_env.oracle import Identity, Oracle
+from nosbench_env.identity import Identity
+from nosbench_env.oracle import Oracle
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.store import StoreError

@@ -79,7 +79,7 @@ def test_slots_that_pass_through_others_reach_the_update() -> None:
 def test_equivalent_programs_share_a_fingerprint() -> None:
     plain = Program.parse("r9 = mul(grad, 0.01)")
     longer = Program.parse("r14 = sin(param); r12 = mul(grad, 0.01)")
-    for method in ("probe", "paper"):
+    for method in ("fingerprint", "paper"):
         sgd = fingerprint(KNOWN_PROGRAMS["SGD"], method)
         assert fingerprint(plain, method) == fingerprint(longer, method) == sgd
         assert fingerprint(plain, method) != fingerprint(Program.parse("r9 = mul(grad, 0.001)"), method)
@@ -124,7 +124,7 @@ def test_bad_arguments_are_refused() -> None:
         fingerprint("SGD")
     with pytest.raises(TypeError, match=r"must be a Program, .*, got list"):
         fingerprint([["mul", [1, 6], 9]])
-    with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'probe', 'paper'"):
+    with pytest.raises(ValueError, match="unknown fingerprint method 'md5'; known: 'fingerprint', 'paper'"):
         fingerprint(Program(), method="md5")
 
 
@@ -163,7 +163,7 @@ def test_the_machine_computes_what_the_optimizer_does(conformance: dict[str, Any
         for program in programs:
             code = ProbeCode(canonical_form(program), machine.num_steps)
             registers = code.registers(machine.num_lanes, np.full(2 * LANES, 8.0), machine.dtype)
-            died, sums = machine.run(code.code, code.starts, code.ends, registers, 3)
+            died, (sums, _) = machine.run(code.code, code.starts, code.ends, registers, 3)
             expected = by_optimizer(program, EIGHT, 3, dtype)
             # The optimizer's update is read off the parameters, so only to their precision.
             assert (died > 0) == (not np.isfinite(expected).all()), program
@@ -184,7 +184,7 @@ def test_every_function_is_computed(conformance: dict[str, Any]) -> None:
         )
         code = ProbeCode(canonical_form(program), machine.num_steps)
         registers = code.registers(machine.num_lanes, np.full(2 * LANES, 8.0), np.float64)
-        died, sums = machine.run(code.code, code.starts, code.ends, registers, 5)
+        died, (sums, _) = machine.run(code.code, code.starts, code.ends, registers, 5)
         expected = by_optimizer(program, EIGHT, 5, torch.float64)
         assert (died > 0) == (not np.isfinite(expected).all()), function.name
         assert died or np.allclose(sums, expected, rtol=1e-9, atol=1e-12), function.name
@@ -199,7 +199,7 @@ def test_tensors_stand_for_larger_ones() -> None:
         machine = ProbeMachine(probe_inputs(large), "double")
         code = ProbeCode(form, machine.num_steps)
         registers = code.registers(machine.num_lanes, np.full(LANES, 800.0), np.float64)
-        _, sums = machine.run(code.code, code.starts, code.ends, registers, 1)
+        _, (sums, _) = machine.run(code.code, code.starts, code.ends, registers, 1)
         assert sums[0, 0] == pytest.approx(expected * probe_inputs(large).coefficients[0].sum())
 
 
@@ -207,9 +207,9 @@ def test_tensors_stand_for_larger_ones() -> None:
     ("program", "same"),
     [
         ("r9 = mul(grad, 0.1); r9 = mul(r9, 0.1)", "r9 = mul(grad, 0.01)"),  # rounding
-        ("r9 = div(param, 0.1); r9 = mul(r9, grad)", "r9 = mul(param, grad); r9 = div(r9, 0.1)"),
+        ("r9 = div(param, 0.1); r9 = mul(r9, 0.001)", "r9 = mul(param, 0.01)"),
+        ("r9 = mul(param, grad); r9 = div(r9, 0.1); r9 = mul(r9, 0.1)", "r9 = mul(grad, param)"),
         ("r9 = sub(grad, grad); r9 = add(r9, grad)", "r9 = mul(grad, 1.0)"),
-        ("r9 = div(1.0, 1e-06); r9 = add(r9, grad)", "r9 = div(1.0, 1e-06)"),  # so small a gradient is lost in float32
         ("r9 = mul(r9, r30); r10 = sub(r9, grad)", "r9 = sub(r30, grad)"),
         ("r9 = mul(1e-06, 1e-06); r9 = mul(r9, param)", ""),  # updates that leave no trace
         ("r9 = add(r9, 1.0); r10 = mul(grad, r9)", "r10 = add(r9, 1.0); r9 = mul(r10, 1.0); r11 = mul(r10, grad)"),
@@ -282,9 +282,9 @@ def test_probe_inputs_are_the_same_on_every_machine() -> None:
         digest = hashlib.sha256(b"".join(array.astype("<f8").tobytes() for array in arrays)).hexdigest()
         found[probe.name] = digest[:16], str(fingerprint(KNOWN_PROGRAMS["AdamW"], probe=probe)).rpartition(":")[2]
     assert found == {
-        "pfn-1": ("77a3f82fbabf6c2c", "6a49ed1a41656d438a350ef6a53b6033"),
-        "toy-1": ("34270f650276a532", "9e4051d7471cdf87600ec1d86a86a71b"),
-        "any-1": ("0d84b166bf0718e1", "db84ca538eb585b619a5c7a0a4c8681f"),
+        "pfn-1": ("616edd5c22640bf2", "ca16a1d714bab1f444bdcfaaa86adb61"),
+        "toy-1": ("36e167ff6989f63e", "97ee5db11fd60438296fc441a112415d"),
+        "any-1": ("114a4f7717721044", "df2e8feff8b5245a0df8353b8914f49e"),
     }
 
 
@@ -301,7 +301,7 @@ def test_any_program_has_a_fingerprint_and_its_simplified_form_the_same(program:
 
 def test_the_longest_programs_have_fingerprints() -> None:
     text = "\n".join(f"r{9 + i % 200} = interpolate(r{9 + (i + 1) % 200}, grad, r11)" for i in range(1024))
-    assert fingerprint(Program.parse(text)).method == "probe-1-pfn-1"
+    assert fingerprint(Program.parse(text)).method == "fingerprint-1-pfn-1"
 
 
 @pytest.mark.parametrize(("name", "steps"), [("pfn", 8), ("toy", 8)])

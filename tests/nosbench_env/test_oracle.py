@@ -8,6 +8,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,9 +130,9 @@ def test_the_first_stored_result_wins_over_ones_own(oracle: Oracle, monkeypatch:
     monkeypatch.setattr(oracle, "store", ResultStore("sqlite://"))
     add = oracle.store.add
 
-    def add_second(key: str, record: Record) -> None:
+    def add_second(key: str, record: Record, **how: Any) -> None:
         add(key, quicker)
-        add(key, record)
+        add(key, record, **how)
 
     monkeypatch.setattr(oracle.store, "add", add_second)
     found = oracle.query(SGD, epochs=1, seed=5)
@@ -168,7 +169,7 @@ def test_evaluation_is_json_data(oracle: Oracle) -> None:
 
 
 def test_keys_tell_task_version_seed_arithmetic_and_identity(oracle: Oracle) -> None:
-    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/probe-1-toy-1:")
+    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/fingerprint-1-toy-1:")
 
 
 def test_copies_are_the_same_oracle_and_pickles_use_the_same_store(oracle: Oracle) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 # Imports stand in the functions: each of the processes pays for those it needs.
 
 
-def write_many(path: Path, worker: int, rounds: int, barrier: Any) -> None:
+def write_many(path: str, worker: int, rounds: int, barrier: Any) -> None:
     """Writes and reads records of its own, and one key that all workers write."""
     from nosbench_env.store import Record, ResultStore
 

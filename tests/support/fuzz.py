@@ -1,0 +1,130 @@
+"""Damaged copies of a SQLite store, and whether one opened on them answers right or says that it is damaged."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+from nosbench_env.store import Record, ResultStore, StoreError
+
+RECORDS = {f"key-{number}": Record((number / 7, math.pi * number, 1e-300), None, {"n": number}) for number in range(40)}
+
+
+def original(folder: Path) -> tuple[bytes, bytes, bytes]:
+    """The bytes of a closed store with a few pages of records, and of an open one with what it keeps beside it."""
+    store = ResultStore(folder / "original.sqlite")
+    store.add_many(RECORDS.items())
+    for key in RECORDS:
+        store.add_aliases({f"alias-{key}": key})
+    store.add("stopped", Record((1.0, math.nan), 5), step_losses=[1.0, 2.0])
+    store.close()
+    closed = (folder / "original.sqlite").read_bytes()
+    store.delete(range(20, 30))
+    store.add_many(RECORDS.items())
+    opened = [(folder / f"original.sqlite{suffix}").read_bytes() for suffix in ("", "-wal")]
+    store.close()
+    return closed, opened[0], opened[1]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """A copy with something wrong."""
+    changed = bytearray(data)
+    kind = rng.randrange(6)
+    if kind == 0:  # bits flip
+        for _ in range(rng.choice([1, 1, 4, 64])):
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    elif kind == 1:  # the end is missing
+        del changed[rng.randrange(len(changed)) :]
+    elif kind == 2:  # a stretch is overwritten
+        start, length = rng.randrange(len(changed)), rng.choice([1, 8, 100, 4096])
+        changed[start : start + length] = rng.randbytes(len(changed[start : start + length]))
+    elif kind == 3:  # a page is another
+        size = 4096
+        pages = len(changed) // size
+        one, other = rng.randrange(pages), rng.randrange(pages)
+        changed[one * size : (one + 1) * size] = data[other * size : (other + 1) * size]
+    elif kind == 4:  # the headers of the file and of pages, where structure is
+        page = rng.randrange(len(changed) // 4096) * 4096
+        changed[page + rng.randrange(120)] = rng.randrange(256)
+    else:  # a stretch is gone, or is there twice
+        start, length = rng.randrange(len(changed)), rng.randrange(1, 200)
+        changed[start : start + length] = b"" if rng.random() < 0.5 else changed[start : start + length] * 2
+    return bytes(changed)
+
+
+def ask(path: Path, read_only: bool) -> Counter[str]:
+    """Asks a damaged store all kinds of things; returns what came of it."""
+    outcomes: Counter[str] = Counter()
+    store = ResultStore(path, read_only)
+
+    def attempt(question: str, answer: object) -> None:
+        outcomes[f"{question}: {answer}"] += 1
+
+    for key, record in [*RECORDS.items(), ("stopped", None)]:
+        try:
+            found = store.get(key, 2 if record is None else 3)
+        except StoreError:
+            attempt("get", "said to be damaged")
+            continue
+        if found is None:
+            attempt("get", "unknown")
+        elif record is None or found == record:
+            attempt("get", "right")
+        else:
+            raise AssertionError(f"wrong answer for {key}: {found}")
+    for key in RECORDS:
+        try:
+            named = store.resolve(f"alias-{key}")
+        except StoreError:
+            attempt("resolve", "said to be damaged")
+            continue
+        attempt("resolve", "unknown" if named is None else "right" if named == key else "of another key")
+
+    def read_runs() -> None:
+        for run in store.runs():
+            if run.key in RECORDS and run.record != RECORDS[run.key]:
+                raise AssertionError(f"wrong record: {run}")
+
+    calls = {
+        "runs": read_runs,
+        "aliases": lambda: list(store.aliases()),
+        "step losses": lambda: store.step_losses(41),
+        "len": lambda: len(store),
+        "add": lambda: store.add("new", Record((1.0,)), aliases=["new alias"]),
+        "add many": lambda: store.add_many([("key-1", RECORDS["key-1"]), ("newer", Record((1.0,)))]),
+        "delete": lambda: store.delete([1, 2]),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+            attempt(name, "done")
+        except StoreError:
+            attempt(name, "said to be damaged")
+    try:
+        with store.leases() as leases:
+            leases.take(["key-1", "other"])
+        attempt("leases", "done")
+    except StoreError:
+        attempt("leases", "said to be damaged")
+    store.close()
+    return outcomes
+
+
+def run(folder: Path, copies: int, seed: int = 0) -> Counter[str]:
+    """Makes damaged copies and asks each, in the ways it can be opened."""
+    rng = random.Random(seed)
+    closed, opened, log = original(folder)
+    outcomes: Counter[str] = Counter()
+    path = folder / "copy.sqlite"
+    for _ in range(copies):
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        if rng.random() < 0.8:
+            path.write_bytes(mutated(closed, rng))
+        else:
+            path.write_bytes(mutated(opened, rng) if rng.random() < 0.5 else opened)
+            path.with_name(f"{path.name}-wal").write_bytes(mutated(log, rng))
+        outcomes += ask(path, read_only=rng.random() < 0.25)
+    return outcomes
