@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import register
 
 if TYPE_CHECKING:
+    from nosbench_env.canonical import CanonicalForm as CanonicalForm
+    from nosbench_env.canonical import canonical_form as canonical_form
     from nosbench_env.env import NOSBenchEnv as NOSBenchEnv
     from nosbench_env.fingerprints import Fingerprint as Fingerprint
     from nosbench_env.fingerprints import fingerprint as fingerprint
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
     from nosbench_env.optimizer import ProgramOptimizer as ProgramOptimizer
     from nosbench_env.oracle import Evaluation as Evaluation
     from nosbench_env.oracle import Oracle as Oracle
+    from nosbench_env.probes import Probe as Probe
+    from nosbench_env.probes import ProbeTensor as ProbeTensor
     from nosbench_env.program import Instruction as Instruction
     from nosbench_env.program import InvalidProgram as InvalidProgram
     from nosbench_env.program import Program as Program
     from nosbench_env.search_space import SearchSpace as SearchSpace
+    from nosbench_env.simplification import simplify as simplify
     from nosbench_env.store import ResultStore as ResultStore
     from nosbench_env.store import StoreError as StoreError
     from nosbench_env.tasks import TASKS as TASKS
@@ -39,8 +44,13 @@ _PUBLIC = {
     "KNOWN_PROGRAMS": "nosbench_env.known_programs",
     "SearchSpace": "nosbench_env.search_space",
     "ProgramOptimizer": "nosbench_env.optimizer",
+    "simplify": "nosbench_env.simplification",
+    "CanonicalForm": "nosbench_env.canonical",
+    "canonical_form": "nosbench_env.canonical",
     "Fingerprint": "nosbench_env.fingerprints",
     "fingerprint": "nosbench_env.fingerprints",
+    "Probe": "nosbench_env.probes",
+    "ProbeTensor": "nosbench_env.probes",
     "TASKS": "nosbench_env.tasks",
     "make_task": "nosbench_env.tasks",
     "Curve": "nosbench_env.tasks.task",

@@ -7,24 +7,35 @@ import io
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env.command_line import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_WRONG,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    interruptible,
+    on_terminal,
+)
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.store_commands import store_app
+from nosbench_env.study_commands import study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
+    from nosbench_env.identity import Identity
     from nosbench_env.oracle import Evaluation, Oracle
     from nosbench_env.tasks.task import Progress
 
@@ -32,7 +43,6 @@ if TYPE_CHECKING:
 
 _MAX_FILE = 1 << 20  # bytes of a program file
 _REFERENCE = "AdamW"  # every search shows this program's loss beside its own
-_EXIT_WRONG, _EXIT_BUG, _EXIT_INTERRUPTED = 2, 1, 130
 
 app = typer.Typer(
     name="nosbench",
@@ -45,6 +55,8 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
+app.add_typer(store_app)
+app.add_typer(study_app)
 
 
 class AgentName(StrEnum):
@@ -58,20 +70,17 @@ TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`
 EpochsOption = Annotated[
     int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
 ]
-DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
 ArithmeticOption = Annotated[
     str,
     typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
 ]
-StoreOption = Annotated[
-    str | None,
+IdentityOption = Annotated[
+    str,
     typer.Option(
-        help="Where results are kept: a file, or a URL such as `postgresql://user@host/database`. "
-        "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
+        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 @app.command()
@@ -89,7 +98,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
     device: DeviceOption = "auto",
     arithmetic: ArithmeticOption = "float32",
+    identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show which instructions make no difference, and why.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -102,12 +115,15 @@ def evaluate(
     * `nosbench evaluate AdamW`
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
+    * `nosbench evaluate runs/my-run/best.txt --explain`
     """
-    with _interruptible(lambda: "Interrupted; this training is not kept."):
+    with interruptible(lambda: "Interrupted; this training is not kept."):
         found = _read_program(program)
-        oracle = _oracle(task, store, device, arithmetic)
+        oracle = _oracle(task, store, device, arithmetic, identity)
+        if explain and not as_json:
+            print(f"{_explanation_text(found)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
-        with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not _on_terminal()) as bar:
+        with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not on_terminal()) as bar:
 
             def on_step(progress: Progress) -> None:
                 bar.update(progress.step - bar.n)
@@ -115,7 +131,7 @@ def evaluate(
 
             evaluation = oracle.query(found, epochs, seed, on_step=on_step)
     if as_json:
-        print(json.dumps(evaluation.to_json()))
+        print(json.dumps(evaluation.to_json() | (_explanation_json(found) if explain else {})))
     else:
         print(_evaluation_text(evaluation, oracle))
 
@@ -155,6 +171,7 @@ def search(
     ] = None,
     device: DeviceOption = "auto",
     arithmetic: ArithmeticOption = "float32",
+    identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
     run: Annotated[
         Path | None,
@@ -177,19 +194,20 @@ def search(
     * `nosbench search --agent rs --batch 16 --workers 8`
     """
     display = _SearchDisplay(budget, as_json or quiet)
-    with _interruptible(display.interrupted):
+    with interruptible(display.interrupted):
         from nosbench_env.agents import Budget
         from nosbench_env.agents import search as run_search
         from nosbench_env.tasks import check_epochs
 
         method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, arithmetic, workers)
+        oracle = _oracle(task, store, device, arithmetic, identity, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
         suffix = "".join(
             part
             for part, differs in (
                 (f"-{arithmetic}", arithmetic != "float32"),
+                (f"-{identity}", identity != "fingerprint"),
                 (f"-t{training_seed}", training_seed),
                 (f"-b{batch}", batch > 1),
             )
@@ -233,7 +251,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         for finding in findings:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.found}")
     if not all(finding.ok for finding in findings):
-        raise typer.Exit(_EXIT_WRONG)
+        raise typer.Exit(EXIT_WRONG)
 
 
 @app.callback(invoke_without_command=True)
@@ -260,25 +278,25 @@ def main() -> None:
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `nosbench ... | head`
         _discard_output()
-        sys.exit(_EXIT_BUG)
+        sys.exit(EXIT_BUG)
     except OSError as error:
         if sys.stdout is not None and not sys.stdout.isatty():
             _discard_output()
-        _fail(f"{error}. What was finished before is kept", _EXIT_WRONG)
+        _fail(f"{error}. What was finished before is kept", EXIT_WRONG)
     except KeyboardInterrupt:
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         from nosbench_env.store import StoreError
         from nosbench_env.tasks.worker_pool import WorkerError
 
         if isinstance(error, (ValueError, StoreError, WorkerError)):
-            _fail(str(error), _EXIT_WRONG)
+            _fail(str(error), EXIT_WRONG)
         if os.environ.get("NOSBENCH_DEBUG"):
             traceback.print_exc()
         _fail(
             f"{type(error).__name__}: {error}\n"
             "This should not happen. NOSBENCH_DEBUG=1 shows where it did; please report it.",
-            _EXIT_BUG,
+            EXIT_BUG,
         )
 
 
@@ -292,10 +310,13 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(task: str, store: str | None, device: str, arithmetic: str, workers: int | None = None) -> Oracle:
+def _oracle(
+    task: str, store: str | None, device: str, arithmetic: str, identity: str, workers: int | None = None
+) -> Oracle:
     from nosbench_env.oracle import Oracle
 
-    return Oracle(task, store, device, workers=workers, arithmetic=arithmetic)
+    known = cast("Identity", identity)  # it says so if it is not
+    return Oracle(task, store, device, known, workers=workers, arithmetic=arithmetic)
 
 
 def _read_program(argument: str) -> Program:
@@ -346,22 +367,6 @@ def _epochs(count: int) -> str:
     return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
-def _on_terminal() -> bool:
-    """Whether progress is seen by somebody; in a log, a bar would be drawn over and over."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-@contextmanager
-def _interruptible(message: Callable[[], str]) -> Iterator[None]:
-    """Ends the command with a message on Ctrl-C; pressing it again does no harm."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print(f"\n{message()}", file=sys.stderr)
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
-
-
 class _SearchDisplay:
     """The progress of a search on the terminal: a bar of queries, and a line for every new best program."""
 
@@ -373,10 +378,10 @@ class _SearchDisplay:
         self._bar = tqdm(
             total=budget,
             leave=False,
-            disable=silent or not _on_terminal(),
+            disable=silent or not on_terminal(),
             bar_format="{n_fmt}/{total_fmt} queries [{elapsed}<{remaining}{postfix}]",
         )
-        self._every = 0.2 if _on_terminal() else 10.0  # seconds
+        self._every = 0.2 if on_terminal() else 10.0  # seconds
         self._best: HistoryEntry | None = None
         self._training = ""
         self._shares: dict[int, float] = {}  # how much of each training of the batch is done
@@ -446,7 +451,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
     origin = {
         "trained": f"trained in {evaluation.seconds:.1f} s on {oracle.task.device}",
         "store": f"a hit: trained on {made.get('date')} in {evaluation.seconds:.1f} s on {made.get('device')}",
-        "probe": "a hit: it already diverges on the probe (paper, Appendix B), so it is not trained",
+        "probe": "a hit: it diverges on the probe already, so it is not trained",
     }[evaluation.source]
     lines += [
         f"{evaluation.task} task, {_epochs(evaluation.epochs)}, seed {evaluation.seed}: "
@@ -455,6 +460,42 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
         f"store: {oracle.store.location}",
     ]
     return "\n".join(lines)
+
+
+def _explanation_text(program: Program) -> str:
+    """What each instruction of a program contributes, and what the program comes to."""
+    from nosbench_env.canonical import canonical_form
+    from nosbench_env.simplification import explain
+
+    explained, form, simple = explain(program), canonical_form(program), program.simplified()
+    width = max((len(str(found.instruction)) for found in explained), default=0)
+    lines = [f"{sum(found.live for found in explained)} of {len(program)} instructions reach the update"]
+    for number, found in enumerate(explained, start=1):
+        line = f"{number:>4} {' ' if found.live else '-'} {found.instruction!s:<{width}}"
+        lines.append(f"{line}  # {found.remark}" if found.remark else line.rstrip())
+    lines += ["", f"Simplified, a {form.behaviour} program of {len(simple)} instruction{'s' * (len(simple) != 1)}:"]
+    lines += [f"       {instruction}" for instruction in simple] or ["       # none: nothing is ever updated"]
+    lines += ["", f"Canonical form {form}:"]
+    return "\n".join([*lines, *(f"       {line}" for line in form.text.splitlines())])
+
+
+def _explanation_json(program: Program) -> dict[str, Any]:
+    from nosbench_env.canonical import canonical_form
+    from nosbench_env.simplification import explain
+
+    form = canonical_form(program)
+    return {
+        "explanation": {
+            "instructions": [
+                {"instruction": str(found.instruction), "live": found.live, "remark": found.remark}
+                for found in explain(program)
+            ],
+            "simplified": program.simplified().to_json(),
+            "behaviour": form.behaviour,
+            "canonical": form.text,
+            "canonical_digest": form.digest,
+        }
+    }
 
 
 def _search_text(result: SearchResult, folder: Path) -> str:

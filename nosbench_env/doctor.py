@@ -95,8 +95,8 @@ def _compiled() -> str:
 
 
 def _fingerprint() -> str:
-    value = fingerprint(KNOWN_PROGRAMS["AdamW"]).value
-    if value is None or not abs(value - _PAPER_PROXY_ADAMW) < 1e-6:
+    value = fingerprint(KNOWN_PROGRAMS["AdamW"], "paper").value
+    if not isinstance(value, float) or not abs(value - _PAPER_PROXY_ADAMW) < 1e-6:
         raise ValueError(f"the proxy value of AdamW is {value}, in the paper's code {_PAPER_PROXY_ADAMW}")
     return "the proxy value of AdamW is that of the paper's code"
 

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.functions import FUNCTIONS
+from nosbench_env.identity import Identity, check_identity
 from nosbench_env.program import FIRST_WRITABLE_SLOT, Instruction, Program
 from nosbench_env.search_space import FUNCTION_NAMES, MAX_ARITY, STOP, SearchSpace
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name
@@ -81,6 +82,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     * `max_instructions`, `memory_size`: bounds of the search space; the defaults are the paper's.
     * `device`: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
     * `arithmetic`: "float32", or "tf32" for reduced precision on a GPU, which has results of its own.
+    * `identity`: which programs share a result: "fingerprint", "canonical", or "paper"; see `Oracle`.
     * `store`: where results are kept, a file or `sqlite:///file`; None is the user's default store.
     * `failure_reward`: the reward of a failed program, and the least there is.
     * `render_mode`: "ansi" (`render()` returns the program's text) or "human" (it is printed as it grows).
@@ -105,6 +107,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         failure_reward: float = -20.0,
         render_mode: str | None = None,
         arithmetic: str = "float32",
+        identity: Identity = "fingerprint",
         *,
         oracle: Oracle | None = None,
     ) -> None:
@@ -120,7 +123,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self.last_evaluation: Evaluation | None = None
         self._epochs, self._training_seed = check_epochs(epochs), check_seed(training_seed)
         self._task, self._device, self._store = check_task_name(task), check_device_name(device), store
-        self._arithmetic = check_arithmetic(arithmetic)
+        self._arithmetic, self._identity = check_arithmetic(arithmetic), check_identity(identity)
         if store is not None and not isinstance(store, (str, Path)):
             raise ValueError(f"store must be a file or a URL sqlite:///file, got {store!r}")
         self._injected = self._oracle = oracle
@@ -148,7 +151,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if self._oracle is None:
             from nosbench_env.oracle import Oracle  # loads torch
 
-            self._oracle = Oracle(self._task, self._store, self._device, arithmetic=self._arithmetic)
+            self._oracle = Oracle(self._task, self._store, self._device, self._identity, arithmetic=self._arithmetic)
         return self._oracle
 
     def reset(

@@ -14,16 +14,14 @@ from typing import Any, Literal
 
 import torch
 
-from nosbench_env.fingerprints import fingerprint
+from nosbench_env.identity import Identity, check_identity, identify
 from nosbench_env.program import Program
 from nosbench_env.store import Leases, Record, ResultStore, StoreError
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
-Identity = Literal["paper"]
 Source = Literal["trained", "store", "probe"]
-IDENTITIES: tuple[Identity, ...] = ("paper",)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
 
 
@@ -122,8 +120,11 @@ class Oracle:
         task: A name in `TASKS`, or a `Task`.
         store: A `ResultStore`, or its location; None is the user's default store.
         device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
-        identity: Which programs are taken to be equivalent and share a result: "paper", those that the paper's proxy
-            cannot tell apart (Appendix B). Programs that diverge on the proxy are not trained, as in the paper's code.
+        identity: Which programs are taken to be equivalent and share a result. "fingerprint": those of one canonical
+            form, and those that do the same on the task's probe; programs that diverge there are not trained.
+            "canonical": only those of one canonical form, which are the same optimizer for certain; all are trained.
+            "paper": those that the paper's proxy cannot tell apart (Appendix B); programs that diverge on it are not
+            trained, as in the paper's code. Results under different identities do not answer for each other.
         arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU, with results of its own. Not
             for a `Task`.
         workers: How many worker processes train at once, one thread each, where `query_many` has several programs to
@@ -151,17 +152,15 @@ class Oracle:
         task: str | Task = "pfn",
         store: ResultStore | str | Path | None = None,
         device: str = "auto",
-        identity: Identity = "paper",
+        identity: Identity = "fingerprint",
         workers: int | None = None,
         arithmetic: str = "float32",
     ) -> None:
-        if identity not in IDENTITIES:
-            raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
         self.device = check_device_name(device)
         self.arithmetic = check_arithmetic(arithmetic)
-        self.identity = identity
+        self.identity = check_identity(identity)
         self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
         self._pool: WorkerPool | None = None
@@ -221,15 +220,15 @@ class Oracle:
                 training there. The results of all other programs are stored.
         """
         epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        fingerprints = [fingerprint(program, method=self.identity) for program in programs]
+        identities = [identify(program, self.identity, self.task) for program in programs]
         prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        keys = [f"{prefix}/{taken}" for taken in fingerprints]
+        keys = [f"{prefix}/{value}" for value, _ in identities]
 
         records: dict[str, Record] = {}
         unknown: dict[str, Program] = {}
         first_asked: set[str] = set()  # those trained here whose turn has not come
-        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
-            if taken.status != "ok" or key in records or key in unknown:
+        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
+            if status != "ok" or key in records or key in unknown:
                 continue
             if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
                 records[key] = record
@@ -240,13 +239,13 @@ class Oracle:
             records |= found
 
         evaluations = []
-        for program, key, taken in zip(programs, keys, fingerprints, strict=True):
+        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
             self.statistics.queries += 1
-            if taken.status != "ok":
+            if status != "ok":
                 self.statistics.diverged += 1
-                loss = float(taken.status)
+                loss = float(status)
                 evaluations.append(
-                    Evaluation(program, self.task.name, epochs, seed, loss, taken.status, (), key, True, "probe")
+                    Evaluation(program, self.task.name, epochs, seed, loss, status, (), key, True, "probe")
                 )
                 continue
             trained = key in first_asked

@@ -178,6 +178,12 @@ class Program(Sequence[Instruction]):
                     raise InvalidProgram(f"line {number}: {error}") from None
         return cls(tuple(instructions))
 
+    def simplified(self) -> Program:
+        """The program without the instructions that make no difference, with its names of slots; see `simplify`."""
+        from nosbench_env.simplification import simplify  # stands above this module: it needs torch to fold constants
+
+        return simplify(self)
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.instructions))
 
@@ -198,6 +204,16 @@ class Program(Sequence[Instruction]):
         if isinstance(index, slice):
             return Program(self.instructions[index])
         return self.instructions[index]
+
+
+def check_program(program: Any) -> Program:
+    """`program` if it is a `Program`; else raises a TypeError that says how to get one."""
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"program must be a Program, such as KNOWN_PROGRAMS['Adam'] or Program.parse(text), "
+            f"got {type(program).__name__}"
+        )
+    return program
 
 
 def _parse_statement(statement: str) -> Instruction:

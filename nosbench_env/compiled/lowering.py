@@ -119,19 +119,26 @@ def carried_slots(program: Program) -> tuple[int, ...]:
     return live_code(program)[1]
 
 
-@lru_cache(maxsize=1024)
 def live_code(program: Program) -> tuple[tuple[Instruction, ...], tuple[int, ...]]:
     """The instructions that reach an update, now or through a slot that a later step reads; and those slots."""
-    written = {instruction.output for instruction in program}
+    places, carried = live_places(program)
+    return tuple([program.instructions[place] for place in places]), carried
+
+
+def live_places(program: Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The places, counted from 0, of the instructions of `live_code`, and the slots that are carried."""
+    instructions = program.instructions
+    written = {instruction.output for instruction in instructions}
     carried: set[int] = set()
     while True:
-        live: list[Instruction] = []
+        live: list[int] = []
         needed = set(carried)  # slots whose value at this point is needed, walking backwards
-        for number, instruction in reversed(list(enumerate(program, start=1))):
-            if number == len(program) or instruction.output in needed:
-                needed.discard(instruction.output)
-                needed.update(instruction.inputs)
-                live.append(instruction)
+        for place in range(len(instructions) - 1, -1, -1):
+            output = instructions[place].output
+            if output in needed or not live:  # the last instruction is always live
+                needed.discard(output)
+                needed.update(instructions[place].inputs)
+                live.append(place)
         read_first = needed & written  # a slot never written is a constant
         if read_first == carried:
             return tuple(reversed(live)), tuple(sorted(carried))

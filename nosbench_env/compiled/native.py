@@ -20,8 +20,8 @@ import llvmlite.binding as llvm
 LANES = 16
 
 # Nothing is compiled while this process forks: the child would inherit LLVM's lock, held by a thread it does not have.
-_compiling = threading.RLock()
-os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release)
+compiling = threading.RLock()
+os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 Function = Callable[[int, int, int, int], int]
 
 
@@ -62,17 +62,23 @@ class NativeLoops:
     def __init__(self, loops: Sequence[Loop]) -> None:
         source = "\n".join([_DECLARATIONS, *(_function(f"loop{i}", loop) for i, loop in enumerate(loops))])
         signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 3)
-        with _compiling:
-            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), _target_machine())
-            self._engine.finalize_object()
+        with compiling:
+            self._engine = compiled(source)
             self.functions: list[Function] = [
                 signature(self._engine.get_function_address(f"loop{i}")) for i in range(len(loops))
             ]
         weakref.finalize(self, _close, self._engine)
 
 
+def compiled(source: str) -> llvm.ExecutionEngine:
+    """The machine code of LLVM assembly text; to be called with `compiling` held."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), _target_machine())
+    engine.finalize_object()
+    return engine
+
+
 def _close(engine: llvm.ExecutionEngine) -> None:
-    with _compiling:
+    with compiling:
         engine.close()
 
 
@@ -115,35 +121,43 @@ _DECLARATIONS = (
 _ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
 
-class _Body:
+class Body:
     """The operations on one element, or on a vector of them."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes, self.lines = lanes, list[str]()
-        self.float, self.int, self.bool = ((t if lanes == 1 else f"<{lanes} x {t}>") for t in ("float", "i32", "i1"))
-        self._suffix = "f32" if lanes == 1 else f"v{lanes}f32"
-        self._prefix = "x" if lanes == 1 else "y"
+    def __init__(self, lanes: int, real: str = "float", prefix: str | None = None) -> None:
+        self.lanes, self.lines, self.real = lanes, list[str](), real
+        self.float, self.int, self.bool = ((t if lanes == 1 else f"<{lanes} x {t}>") for t in (real, "i32", "i1"))
+        bits = "f32" if real == "float" else "f64"
+        self._suffix = bits if lanes == 1 else f"v{lanes}{bits}"
+        self._prefix = prefix or ("x" if lanes == 1 else "y")
 
-    def constant(self, value: float | int, type_: str = "float") -> str:
+    def constant(self, value: float | int, type_: str | None = None) -> str:
+        """The text of a constant, the same in all elements."""
+        type_ = type_ or self.real
         text = str(value) if type_ == "i32" else f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
         return text if self.lanes == 1 else f"<{', '.join([f'{type_} {text}'] * self.lanes)}>"
 
     def emit(self, expression: str) -> str:
+        """Adds a line that gives the expression a name; returns the name."""
         name = f"%{self._prefix}{len(self.lines)}"
         self.lines.append(f"  {name} = {expression}")
         return name
 
     def select(self, condition: str, yes: str, no: str) -> str:
+        """`yes` where the condition holds, `no` elsewhere."""
         return self.emit(f"select {self.bool} {condition}, {self.float} {yes}, {self.float} {no}")
 
     def compare(self, how: str, a: str, b: str) -> str:
+        """An LLVM comparison, such as "olt"."""
         return self.emit(f"fcmp {how} {self.float} {a}, {b}")
 
     def call(self, name: str, *inputs: str) -> str:
+        """A call of an LLVM intrinsic."""
         arguments = ", ".join(f"{self.float} {value}" for value in inputs)
         return self.emit(f"call {self.float} @llvm.{name}.{self._suffix}({arguments})")
 
     def apply(self, op: str, inputs: Sequence[str]) -> str:
+        """An operation of the program language, or "fma"."""
         if op in _ARITHMETIC:
             return self.emit(f"{_ARITHMETIC[op]} {self.float} {inputs[0]}, {inputs[1]}")
         zero, one = self.constant(0.0), self.constant(1.0)
@@ -178,7 +192,7 @@ class _Body:
 
 def _elements(loop: Loop, lanes: int, bad: str) -> tuple[str, str]:
     """The text of a loop's body for so many elements from `%i` on, and the name of what becomes of `bad`."""
-    body = _Body(lanes)
+    body = Body(lanes)
     names: dict[str, str] = {f"s{i}": f"%s{i}" if lanes == 1 else f"%sv{i}" for i in range(loop.num_scalars)}
     used = {operand for operation in loop.operations for operand in operation.operands}
     used |= {value for value, _ in loop.stores}

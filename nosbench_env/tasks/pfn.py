@@ -11,6 +11,7 @@ from pfns.model.bar_distribution import FullSupportBarDistribution
 from torch import Tensor, nn
 
 from nosbench_env.compiled.lowering import lower
+from nosbench_env.probes import PFN_PROBE
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_arithmetic, check_epochs, check_seed
 from nosbench_env.tasks.pfn_data import bucket_borders, context_sizes, initial_model, sample_batch
@@ -49,6 +50,7 @@ class PFNTask:
     version = 1
     default_epochs = 20  # Appendix F
     steps_per_epoch = 100
+    probe = PFN_PROBE
 
     def __init__(self, device: str = "auto", arithmetic: str = "float32", population: int | None = None) -> None:
         self.device = resolve_device(device)

@@ -78,6 +78,9 @@ class Task(Protocol):
         device: Where training runs, as torch writes it.
         default_epochs: The length of training that the benchmark reports.
         steps_per_epoch: Updates in an epoch.
+
+    A task may have an attribute `probe`, a `Probe` that says what its tensors look like; where there is none, programs
+    are told apart by `ANY_PROBE`, and none is taken to diverge without training.
     """
 
     name: str

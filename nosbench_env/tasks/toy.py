@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nosbench_env.probes import TOY_PROBE
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_epochs, check_seed
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep
@@ -42,6 +43,7 @@ class ToyTask:
     version = 1
     default_epochs = 20
     steps_per_epoch = 10
+    probe = TOY_PROBE
 
     def __init__(self, device: str = "auto", arithmetic: str = "float32") -> None:
         self.device = resolve_device(device)

@@ -1,6 +1,7 @@
 """A worker process of `WorkerPool`: trains with the programs that come in on stdin, and answers on stdout.
 
 Requests and replies are JSON objects, one a line; floats travel exactly, by their shortest repr, and may be NaN.
+Arguments: the task's name, and for studies of the first steps how many steps an epoch shall have.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def main() -> None:
 
         torch.set_num_threads(1)
         task = make_task(sys.argv[1], "cpu")
+        if len(sys.argv) > 2:
+            task.steps_per_epoch = int(sys.argv[2])
     except Exception as error:
         reply({"failed": f"{type(error).__name__}: {error}"})
         return

@@ -47,7 +47,7 @@ class WorkerPool:
         task_name: A name in `TASKS`.
         workers: How many processes at most.
         hang_timeout: Seconds after which a silent worker is taken to hang.
-        command: What to start instead of `nosbench_env.tasks.worker`, for tests.
+        command: What to start instead of `worker_command(task_name)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,11 +63,9 @@ class WorkerPool:
     ) -> None:
         if not isinstance(hang_timeout, (int, float)) or not hang_timeout > 0:
             raise ValueError(f"hang_timeout must be a number of seconds > 0, got {hang_timeout!r}")
-        # -P: the folder that the user happens to be in is no place to import from.
-        default = (sys.executable, "-P", "-m", "nosbench_env.tasks.worker", check_task_name(task_name))
         self.workers = check_workers(workers)
         self.hang_timeout = float(hang_timeout)
-        self._command = tuple(command or default)
+        self._command = tuple(command or worker_command(task_name))
         self._alive: list[_Worker] = []
         self._lock, self._called = threading.RLock(), False
         weakref.finalize(self, _end_all, self._alive)  # also at the interpreter's exit
@@ -333,6 +331,12 @@ class _Worker:
         self._stdin.close()
         self.stdout.close()
         self.process.returncode = 0  # not a child of this process: nothing to wait for
+
+
+def worker_command(task_name: str, *arguments: str) -> tuple[str, ...]:
+    """What starts a worker process; see `nosbench_env.tasks.worker` for its further arguments."""
+    # -P: the folder that the user happens to be in is no place to import from.
+    return sys.executable, "-P", "-m", "nosbench_env.tasks.worker", check_task_name(task_name), *arguments
 
 
 def check_workers(workers: int) -> int:

@@ -169,7 +169,7 @@ def test_evaluation_is_json_data(oracle: Oracle) -> None:
 
 
 def test_keys_tell_task_version_seed_arithmetic_and_identity(oracle: Oracle) -> None:
-    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/paper-1:0x1.")
+    assert oracle.query(SGD, epochs=1, seed=3).key.startswith("toy-1/seed=3/float32/fingerprint-1-toy-1:")
 
 
 def test_copies_are_the_same_oracle_and_pickles_use_the_same_store(oracle: Oracle) -> None:
@@ -311,7 +311,7 @@ def test_any_program_is_evaluated(oracle: Oracle, program: Program) -> None:
 def test_bad_arguments_are_refused(oracle: Oracle) -> None:
     with pytest.raises(ValueError, match="unknown task 'mnist'; known are pfn, toy"):
         Oracle("mnist")
-    with pytest.raises(ValueError, match="unknown identity 'hash'; known are paper"):
+    with pytest.raises(ValueError, match="unknown identity 'hash'; known are fingerprint, canonical, paper"):
         Oracle("toy", identity="hash")
     for bad in (0, -1, 1.5, True, "2"):
         with pytest.raises(ValueError, match="workers must be an integer >= 1, got"):

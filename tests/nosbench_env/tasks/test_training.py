@@ -100,18 +100,18 @@ def reduced_precision() -> Iterator[None]:
 )
 def test_the_callers_settings_change_nothing_now_or_later(setting: Any) -> None:
     expected = TOY.train(ADAMW, epochs=1).step_losses
-    value = fingerprint(KNOWN_PROGRAMS["AdamW"])
+    value = fingerprint(KNOWN_PROGRAMS["AdamW"], "paper")
     caches = (iris, _probe, _paper_proxy, _constants, bucket_borders)
     for cached in caches:
         cached.cache_clear()
     try:
         with setting():
             inside = TOY.train(ADAMW, epochs=1).step_losses
-            assert fingerprint(KNOWN_PROGRAMS["AdamW"]) == value
+            assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
         np.testing.assert_array_equal(inside, expected)
         np.testing.assert_array_equal(TOY.train(ADAMW, epochs=1).step_losses, expected)
         _paper_proxy.cache_clear()
-        assert fingerprint(KNOWN_PROGRAMS["AdamW"]) == value
+        assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
     finally:
         for cached in caches:
             cached.cache_clear()

@@ -1,0 +1,1 @@
+"""Studies: measurements of the benchmark itself, each a command of `nosbench study`."""

@@ -1,0 +1,202 @@
+"""The commands `nosbench study`: measurements of the benchmark itself."""
+
+from __future__ import annotations
+
+import math
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nosbench_env.command_line import DeviceOption, JsonOption, QuietOption, interruptible
+
+# The commands import torch and what needs it when they run, so that --help answers at once.
+
+study_app = typer.Typer(
+    name="study",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Measurements of the benchmark itself.",
+    rich_markup_mode="markdown",
+)
+
+
+class Part(StrEnum):
+    """The parts of the study of the cache."""
+
+    growth = "growth"
+    hits = "hits"
+    false_positives = "false-positives"
+    false_splits = "false-splits"
+    diverged = "diverged"
+
+
+class Size(StrEnum):
+    """How large a study is."""
+
+    afternoon = "afternoon"
+    paper = "paper"
+
+
+class Method(StrEnum):
+    """The search methods whose runs are looked at."""
+
+    rs = "rs"
+    re = "re"
+
+
+class IdentityName(StrEnum):
+    """The ways to tell whether programs are the same."""
+
+    paper = "paper"
+    canonical = "canonical"
+    fingerprint = "fingerprint"
+
+
+@study_app.callback()
+def _study() -> None:
+    """Measurements of the benchmark itself."""
+
+
+@study_app.command()
+def cache(
+    part: Annotated[list[Part] | None, typer.Option(help="Only this part; may be given several times.")] = None,
+    size: Annotated[
+        Size,
+        typer.Option(
+            help="`afternoon`: 3 seeds, 1 epoch; an afternoon on a CPU. `paper`: 18 seeds, 20 epochs, as in "
+            "Appendix D. The options below override it."
+        ),
+    ] = Size.afternoon,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each method.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Programs that a run asks for. Default: 8000.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of trainings.")] = None,
+    task: Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`.")] = "pfn",
+    max_instructions: Annotated[
+        int,
+        typer.Option(help="Length of the longest programs: 14 in the paper's code, 20 in its text."),
+    ] = 14,
+    method: Annotated[
+        list[Method] | None,
+        typer.Option(help="Only `rs` (random search) or `re` (regularized evolution from random programs)."),
+    ] = None,
+    identity: Annotated[
+        list[IdentityName] | None,
+        typer.Option(
+            help="Only this way to tell programs apart: `paper`'s proxy, `canonical` form, `fingerprint`; may be given "
+            "several times. Default: all, side by side; `canonical` only where that needs no training."
+        ),
+    ] = None,
+    search_identity: Annotated[
+        IdentityName,
+        typer.Option(help="How programs are told apart in the runs of evolution. `paper` for its own search."),
+    ] = IdentityName.fingerprint,
+    pairs: Annotated[
+        int | None, typer.Option(help="Hits: pairs of runs, one filling the cache, one querying it. Default: 9.")
+    ] = None,
+    merged_pairs: Annotated[
+        int | None, typer.Option(help="False positives: pairs of programs drawn, for each method and identity.")
+    ] = None,
+    split_programs: Annotated[
+        int | None, typer.Option(help="False splits: programs of different keys compared, for each of those.")
+    ] = None,
+    diverged_programs: Annotated[
+        int | None, typer.Option(help="Diverged: programs trained all the same, for each identity.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept: runs, trainings, tables, pictures.")] = Path(
+        "studies/cache"
+    ),
+    store: Annotated[
+        str | None, typer.Option(help="The store of the runs of evolution. Default: one in the folder.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs or trainings at once, on the CPU. Default: one for each core.")
+    ] = None,
+    device: DeviceOption = "auto",
+    plots: Annotated[bool, typer.Option(help="Draw pictures; they need the extra `plot`.")] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """What the cache saves and what it gets wrong, as in the paper's Appendix D, for several ways to identify programs.
+
+    Ctrl-C stops it with nothing lost; the same command goes on from there, and a larger study builds on a smaller one.
+
+    For example:
+
+    * `nosbench study cache --task toy --queries 500`
+    * `nosbench study cache --part growth --part hits --method rs --seeds 10` (no training needed)
+    * `nosbench study cache --part false-positives --merged-pairs 1000 --workers 8`
+    * `nosbench study cache --size paper --folder studies/cache-20-epochs --device cuda`
+    """
+    with interruptible(
+        lambda: f"Stopped; all that was done is kept in {folder}.\nTo go on, run the same command again."
+    ):
+        from nosbench_env.studies.cache import CAPTIONS, SIZES, CacheStudy
+        from nosbench_env.studies.cache_plots import check_matplotlib, plot_growth
+        from nosbench_env.tasks.worker_pool import available_cores
+
+        parts = [Part(name).value for name in part or Part]
+        plots = plots and Part.growth.value in parts
+        if plots:
+            check_matplotlib()
+        chosen: dict[str, Any] = {
+            "seeds": seeds,
+            "queries": queries,
+            "epochs": epochs,
+            "seed_pairs": pairs,
+            "merged_pairs": merged_pairs,
+            "split_programs": split_programs,
+            "diverged_programs": diverged_programs,
+            "methods": tuple(name.value for name in method) if method else None,
+            "identities": tuple(name.value for name in identity) if identity else None,
+        }
+        settings = replace(
+            SIZES[size.value],
+            task=task,
+            max_instructions=max_instructions,
+            search_identity=search_identity.value,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        study = CacheStudy(
+            folder,
+            settings,
+            store=store,
+            device=device,
+            workers=available_cores() if workers is None else workers,
+            report=(lambda text: None) if quiet or as_json else (lambda text: print(text, file=sys.stderr, flush=True)),
+        )
+        tables = study.run(parts)
+        if plots:
+            for name, runs in (("growth-within-runs", 1), ("growth-across-runs", 3)):
+                plot_growth(folder / f"{name}.csv", folder / f"{name}.png", runs=runs)
+    if as_json:
+        print((folder / "summary.json").read_text(), end="")
+        return
+    for name, rows in tables.items():
+        print(f"{textwrap.fill(CAPTIONS[name], 110)}\n\n{_table(rows)}\n")
+    print(f"All of it, with the programs that differ: {folder}")
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal names, in columns; a standard deviation stands beside its mean."""
+    if not rows:
+        return "    nothing to show"
+    cells = [[name for name in rows[0] if not name.endswith(" std")]]
+    for row in rows:
+        deviations = {name: f" ±{_cell(row[f'{name} std'])}" for name in row if f"{name} std" in row}
+        cells.append([_cell(row[name]) + deviations.get(name, "") for name in cells[0]])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "    " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
