@@ -18,7 +18,7 @@ from nosbench_env.compiled.lowering import live_code
 from nosbench_env.compiled.probe_code import ProbeCode
 from nosbench_env.compiled.probe_machine import LANES, ProbeMachine
 from nosbench_env.functions import FUNCTIONS
-from nosbench_env.probes import EARLY_BLOCKS, LATE, PFN_PROBE, WRECKED, Probe, probe_inputs
+from nosbench_env.probes import EARLY_BLOCKS, LATE, PFN_PROBE, STRESS, WRECKED, Probe, probe_inputs
 from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program, check_program
 from nosbench_env.tasks.task import Status, loss_status
 from nosbench_env.tasks.training import exact_arithmetic
@@ -116,15 +116,18 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     died, rough, sizes = run(single, single.num_steps, WRECKED)
     if 0 < died <= probe.certain_until(form.behaviour == "gradient-based"):
         return Fingerprint(method, "nan", None)
-    if (sizes > _VIOLENT * single.total_coefficients)[:EARLY_BLOCKS].any():
-        died, rough, _ = run(single, single.num_steps)
-        return Fingerprint(method, "ok", f"single-{_digest(rough, died)}")
-    died_too, sums, _ = run(double, died - 1 if died else double.num_steps, WRECKED)
-    with np.errstate(all="ignore"):
-        apart = np.abs(rough - sums) > _SENSITIVE * (np.abs(sums) + _VANISHING)
-    if died_too or apart.any() or not np.isfinite(sums).all():
-        return Fingerprint(method, "ok", f"single-{_digest(rough, died)}")
-    return Fingerprint(method, "ok", _digest(_rounded(sums), died))
+    exact = bool((sizes > _VIOLENT * single.total_coefficients)[:EARLY_BLOCKS].any())
+    if not exact:
+        died_too, sums, _ = run(double, died - 1 if died else double.num_steps, WRECKED)
+        with np.errstate(all="ignore"):
+            apart = np.abs(rough - sums) > _SENSITIVE * (np.abs(sums) + _VANISHING)
+        exact = bool(died_too or apart.any() or not np.isfinite(sums).all())
+    if not exact:
+        value = _digest(_rounded(sums), died)
+    else:
+        died, rough, _ = run(single, single.num_steps, STRESS)
+        value = f"single-{_digest(rough, died, *_reductions(form))}"
+    return Fingerprint(method, "ok", value)
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,8 +139,18 @@ def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded
 
 
-def _digest(sums: NDArray[np.float64], died: int) -> str:
-    return blake2b(sums.tobytes() + died.to_bytes(2, "little"), digest_size=16).hexdigest()
+def _digest(sums: NDArray[np.float64], died: int, *more: bytes) -> str:
+    return blake2b(b"".join([sums.tobytes(), died.to_bytes(2, "little"), *more]), digest_size=16).hexdigest()
+
+
+def _reductions(form: CanonicalForm) -> list[bytes]:
+    """What a form takes norms, means and deviations of: how they round depends on the real size of a tensor."""
+    hashes: list[bytes] = []
+    for op, inputs, detail in form.nodes:
+        text = f"{op} {detail} ".encode()
+        hashes.append(blake2b(b"".join([text, *[hashes[i] for i in inputs]]), digest_size=16).digest())
+    reductions = {hashes[number] for number, (op, _, _) in enumerate(form.nodes) if op in ("norm", "mean", "std")}
+    return sorted(reductions)
 
 
 @cache

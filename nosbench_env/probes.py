@@ -14,7 +14,9 @@ from nosbench_env.compiled.probe_machine import LANES, Inputs
 # The steps of a probe, in order.
 TRAINING = slice(0, 100)  # steps 1, 2, ..., with gradients as they occur
 STRESS = slice(100, 104)  # from weights and gradients of all magnitudes
-WRECKED = slice(104, 108)  # gradients as in a training that has blown up: nearly 0, then NaN, and two more as in STRESS
+WRECKED = slice(
+    104, 108
+)  # as in a training that has blown up: gradients of nearly 0, of NaN, and two more as in STRESS
 LATE = slice(108, 110)  # steps of these numbers:
 _LATE_TIMES = (1000, 2000)
 _STEPS = 110
