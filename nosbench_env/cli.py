@@ -81,6 +81,10 @@ IdentityOption = Annotated[
         "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
     ),
 ]
+ShippedOption = Annotated[
+    bool,
+    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
+]
 
 
 @app.command()
@@ -100,6 +104,7 @@ def evaluate(
     arithmetic: ArithmeticOption = "float32",
     identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
+    shipped: ShippedOption = True,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also show which instructions make no difference, and why.")
     ] = False,
@@ -119,7 +124,7 @@ def evaluate(
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
         found = _read_program(program)
-        oracle = _oracle(task, store, device, arithmetic, identity)
+        oracle = _oracle(task, store, device, arithmetic, identity, shipped)
         if explain and not as_json:
             print(f"{_explanation_text(found)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
@@ -173,6 +178,7 @@ def search(
     arithmetic: ArithmeticOption = "float32",
     identity: IdentityOption = "fingerprint",
     store: StoreOption = None,
+    shipped: ShippedOption = True,
     run: Annotated[
         Path | None,
         typer.Option(help="Run folder: history and state, for resuming. Default: runs/, named after the options."),
@@ -201,7 +207,7 @@ def search(
 
         method, label = _make_agent(agent, seed, start)
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, arithmetic, identity, workers)
+        oracle = _oracle(task, store, device, arithmetic, identity, shipped, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
         suffix = "".join(
             part
@@ -311,12 +317,18 @@ def _fail(message: str, code: int) -> None:
 
 
 def _oracle(
-    task: str, store: str | None, device: str, arithmetic: str, identity: str, workers: int | None = None
+    task: str,
+    store: str | None,
+    device: str,
+    arithmetic: str,
+    identity: str,
+    shipped: bool,
+    workers: int | None = None,
 ) -> Oracle:
     from nosbench_env.oracle import Oracle
 
     known = cast("Identity", identity)  # it says so if it is not
-    return Oracle(task, store, device, known, workers=workers, arithmetic=arithmetic)
+    return Oracle(task, store, device, known, workers, arithmetic, shipped)
 
 
 def _read_program(argument: str) -> Program:
@@ -451,6 +463,7 @@ def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
     origin = {
         "trained": f"trained in {evaluation.seconds:.1f} s on {oracle.task.device}",
         "store": f"a hit: trained on {made.get('date')} in {evaluation.seconds:.1f} s on {made.get('device')}",
+        "shipped": f"a hit: it comes with nosbench_env, trained on {made.get('date')} on {made.get('device')}",
         "probe": "a hit: it diverges on the probe already, so it is not trained",
     }[evaluation.source]
     lines += [

@@ -16,7 +16,7 @@ DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one),
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        help="Where results are kept: a file or `sqlite:///file`. "
+        help="Where results are kept: a file, `sqlite:///file`, or `postgresql://user@host/database`. "
         "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
     ),
 ]

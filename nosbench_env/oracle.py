@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 import torch
 
+from nosbench_env.canonical import canonical_form
 from nosbench_env.identity import Identity, check_identity, identify
 from nosbench_env.program import Program
+from nosbench_env.shipped_results import ShippedResults
 from nosbench_env.store import Leases, Record, ResultStore, StoreError
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
 
-Source = Literal["trained", "store", "probe"]
+Source = Literal["trained", "store", "shipped", "probe"]
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
 
 
@@ -41,7 +43,8 @@ class Evaluation:
             diverges.
         key: The key of the result in the store: equal for programs taken to be equivalent.
         hit: Whether this was answered without training.
-        source: "trained" now, known from the "store", or diverged on the "probe".
+        source: "trained" now, known from the "store" or from the results "shipped" with the package, or diverged on the
+            "probe".
         seconds: What the training took when it was done; 0 if there was none.
         provenance: Where the result comes from: the program that was trained, device, versions, date.
         first_epoch: The epoch of `curve[0]`, counted from 0. Not 0 if only the last epoch was asked for, and no more is
@@ -92,7 +95,8 @@ class Statistics:
     Attributes:
         queries: Programs asked about.
         trained: Trainings done.
-        stored: Queries answered from the store, by another program of the same call, or by another asker's training.
+        stored: Queries answered from the store or the results that come with the package, by another program of the
+            same call, or by another asker's training.
         diverged: Queries answered by the probe.
     """
 
@@ -131,6 +135,7 @@ class Oracle:
             train; None for as many as there are cores for this process, 1 for none. They take seconds to start and stay
             for the next call. A single program, a `Task` of one's own and a GPU train in this process. Results are
             the same either way.
+        shipped: Whether to look into the results that come with the package, after the store. Not for a `Task`.
 
     Attributes:
         statistics: Counts of this oracle's queries and hits.
@@ -155,6 +160,7 @@ class Oracle:
         identity: Identity = "fingerprint",
         workers: int | None = None,
         arithmetic: str = "float32",
+        shipped: bool = True,
     ) -> None:
         self._task = check_task_name(task) if isinstance(task, str) else task
         self.store = store if isinstance(store, ResultStore) else ResultStore(store)
@@ -163,8 +169,11 @@ class Oracle:
         self.identity = check_identity(identity)
         self.workers = None if workers is None else check_workers(workers)
         self.statistics = Statistics()
+        self.shipped = shipped
+        self._shipped_results: ShippedResults | None = None
         self._pool: WorkerPool | None = None
         if isinstance(task, str):
+            self._shipped_results = ShippedResults() if shipped else None
             self._pool = WorkerPool(task, self.workers or available_cores())  # starts no process yet
 
     @cached_property
@@ -225,13 +234,19 @@ class Oracle:
         keys = [f"{prefix}/{value}" for value, _ in identities]
 
         records: dict[str, Record] = {}
+        sources: dict[str, Source] = {}
         unknown: dict[str, Program] = {}
         first_asked: set[str] = set()  # those trained here whose turn has not come
-        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
+        for place, (program, (_, status)) in enumerate(zip(programs, identities, strict=True)):
+            key = keys[place]
             if status != "ok" or key in records or key in unknown:
                 continue
-            if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
-                records[key] = record
+            record, source = self._look_up(key, epochs, last_epoch_only)
+            if record is None and (other := self._stored_under(program, key)) is not None:
+                keys[place] = key = other
+                record, source = self._look_up(key, epochs, last_epoch_only)
+            if record is not None:
+                records[key], sources[key] = record, source
             else:
                 unknown[key] = program
         if unknown:
@@ -252,8 +267,22 @@ class Oracle:
             first_asked.discard(key)
             self.statistics.trained += trained
             self.statistics.stored += not trained
-            evaluations.append(self._evaluation(program, epochs, seed, key, records[key], trained))
+            source = "trained" if trained else sources.get(key, "store")
+            evaluations.append(self._evaluation(program, epochs, seed, key, records[key], source))
         return evaluations
+
+    def _look_up(self, key: str, epochs: int, last_epoch_only: bool) -> tuple[Record | None, Source]:
+        """The stored or shipped record, and which it is."""
+        if (record := self.store.get(key, epochs, last_epoch_only)) is not None or self._shipped_results is None:
+            return record, "store"
+        return self._shipped_results.get(key, epochs, last_epoch_only), "shipped"
+
+    def _stored_under(self, program: Program, key: str) -> str | None:
+        """The key under which a program of the same canonical form was stored, if one was.
+
+        It is another than the program's own if that fingerprint was taken where numbers round differently.
+        """
+        return self.store.resolve(_alias(program, key)) if self.identity == "fingerprint" else None
 
     def _train(
         self,
@@ -323,7 +352,8 @@ class Oracle:
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
-            self.store.add(keys[index], record, leases=leases)
+            aliases = [_alias(programs[index], keys[index])] if self.identity == "fingerprint" else []
+            self.store.add(keys[index], record, aliases, leases=leases)
             # Another process may have been first; then its result is the one that stays.
             records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
             if on_trained is not None:
@@ -348,7 +378,7 @@ class Oracle:
         return records
 
     def _evaluation(
-        self, program: Program, epochs: int, seed: int, key: str, record: Record, trained: bool
+        self, program: Program, epochs: int, seed: int, key: str, record: Record, source: Source
     ) -> Evaluation:
         loss = record.epoch_means[-1]
         return Evaluation(
@@ -360,8 +390,8 @@ class Oracle:
             status=loss_status(loss),
             curve=record.epoch_means,
             key=key,
-            hit=not trained,
-            source="trained" if trained else "store",
+            hit=source != "trained",
+            source=source,
             seconds=record.provenance.get("seconds", 0.0),
             provenance=record.provenance,
             first_epoch=record.first_epoch,
@@ -380,7 +410,13 @@ class Oracle:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Oracle, (self._task, self.store, self.device, self.identity, self.workers, self.arithmetic)
+        arguments = self._task, self.store, self.device, self.identity, self.workers, self.arithmetic, self.shipped
+        return Oracle, arguments
+
+
+def _alias(program: Program, key: str) -> str:
+    """The key that the program's canonical form alone would have."""
+    return f"{key.rpartition('/')[0]}/{canonical_form(program)}"
 
 
 def _provenance(task: Task) -> dict[str, Any]:

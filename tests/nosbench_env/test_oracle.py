@@ -130,9 +130,9 @@ def test_the_first_stored_result_wins_over_ones_own(oracle: Oracle, monkeypatch:
     monkeypatch.setattr(oracle, "store", ResultStore("sqlite://"))
     add = oracle.store.add
 
-    def add_second(key: str, record: Record, **how: Any) -> None:
+    def add_second(key: str, record: Record, *aliases: Any, **how: Any) -> None:
         add(key, quicker)
-        add(key, record, **how)
+        add(key, record, *aliases, **how)
 
     monkeypatch.setattr(oracle.store, "add", add_second)
     found = oracle.query(SGD, epochs=1, seed=5)

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,13 @@ def test_the_header_tells_the_fields_and_how_many_records() -> None:
     assert parse_header(header(17)) == 17
     assert json.loads(header(17))["fields"] == dict(FIELDS)
     assert parse_header('{"format": "nosbench-results", "version": 1}') is None
+
+
+def test_the_readme_describes_every_field() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.partition("## The result store\n")[2].partition("\n## ")[0]
+    for name in (*FIELDS, *json.loads(header(1))):
+        assert f"`{name}`" in section, name
 
 
 @pytest.mark.parametrize(
