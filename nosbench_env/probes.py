@@ -74,7 +74,7 @@ PFN_PROBE = Probe(
         ProbeTensor(768, (0.0, 0.0), 2**-13, zero_gradients=(1, 7), zero_element=True),  # self_attn.in_proj_bias
         ProbeTensor(65_536, (0.0, 0.0), 2**-7, zero_gradients=(7,)),  # self_attn.out_proj.weight
         ProbeTensor(256, (1.0, 1.0), 2**-8),  # norm1.weight
-        ProbeTensor(100, (-0.044, 0.044), 2**-5),  # decoder.2.bias
+        ProbeTensor(100, (-0.044, 0.044), 2**-4),  # decoder.2.bias
     ),
     steps_per_epoch=100,
     certain_steps=6,

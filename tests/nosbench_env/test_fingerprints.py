@@ -234,6 +234,8 @@ def test_the_probe_sees_through_rounding(program: str, same: str) -> None:
         ("r9 = heaviside(grad, 0.5)", "r9 = heaviside(grad, 1.0)"),
         ("r10 = div(1.0, 0.001); r9 = minimum(step, r10)", "r9 = mul(step, 1.0)"),
         ("r10 = minimum(step, 1.0); r10 = sub(step, r10); r10 = sign(r10); r9 = mul(grad, r10)", "r9 = mul(grad, 1.0)"),
+        # Few gradients are that large, and only in the first steps.
+        ("r9 = div(grad, step)", "r9 = sqrt(0.001); r10 = div(grad, step); r9 = minimum(r9, r10)"),
         # Rounding decides: single precision gives multiples of 1/16, or loses most digits.
         ("r9 = exp(grad); r9 = log(r9)", "r9 = mul(grad, 1.0)"),
         ("r9 = div(1.0, 1e-06); r10 = add(r9, param); r10 = sub(r10, r9)", "r9 = mul(param, 1.0)"),
@@ -282,7 +284,7 @@ def test_probe_inputs_are_the_same_on_every_machine() -> None:
         digest = hashlib.sha256(b"".join(array.astype("<f8").tobytes() for array in arrays)).hexdigest()
         found[probe.name] = digest[:16], str(fingerprint(KNOWN_PROGRAMS["AdamW"], probe=probe)).rpartition(":")[2]
     assert found == {
-        "pfn-1": ("616edd5c22640bf2", "ca16a1d714bab1f444bdcfaaa86adb61"),
+        "pfn-1": ("446826f09559aa8f", "6bc5cdaddd9f5bec91578223375fd7bf"),
         "toy-1": ("36e167ff6989f63e", "97ee5db11fd60438296fc441a112415d"),
         "any-1": ("114a4f7717721044", "df2e8feff8b5245a0df8353b8914f49e"),
     }

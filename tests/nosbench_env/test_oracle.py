@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from strategies import programs
 from workers import train_two
 
-from nosbench_env import KNOWN_PROGRAMS, Curve, Evaluation, Oracle, Program, ResultStore, make_task
+from nosbench_env import KNOWN_PROGRAMS, Curve, Evaluation, Oracle, Program, ResultStore, canonical_form, make_task
+from nosbench_env.exchange import export_results
 from nosbench_env.store import Record
 from nosbench_env.tasks.task import Progress
 from nosbench_env.tasks.toy import ToyTask
@@ -322,3 +323,69 @@ def test_bad_arguments_are_refused(oracle: Oracle) -> None:
         oracle.query(SGD, epochs=0)
     with pytest.raises(ValueError, match="seed must be"):
         oracle.query(SGD, seed=-1)
+
+
+def test_a_canonical_form_finds_the_key_of_another_fingerprint(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where two machines round a fingerprint differently."""
+    first = oracle.query(SGD, epochs=1)
+    same = Program.parse("r12 = mul(r13, r30); r13 = add(r12, grad); r9 = mul(0.01, r13)")
+    assert canonical_form(same) == canonical_form(SGD)
+    elsewhere = ("fingerprint-1-toy-1:rounded-differently", "ok")
+    monkeypatch.setattr("nosbench_env.oracle.identify", lambda *_: elsewhere)
+    found = oracle.query(same, epochs=1)
+    assert (found.key, found.loss, found.source) == (first.key, first.loss, "store")
+    # A longer training is kept under the same key.
+    longer = oracle.query(same, epochs=2)
+    assert (longer.key, longer.source) == (first.key, "trained")
+    other = oracle.query(ADAM, epochs=1)
+    assert other.key.endswith(elsewhere[0])
+
+
+@pytest.mark.parametrize("identity", ["fingerprint", "canonical", "paper"])
+def test_identities_do_not_answer_for_each_other(tmp_path: Path, identity: str) -> None:
+    for other in ("fingerprint", "canonical", "paper"):
+        if other != identity:
+            Oracle("toy", tmp_path / "store.sqlite", identity=other).query(SGD, epochs=1)
+    found = Oracle("toy", tmp_path / "store.sqlite", identity=identity).query(SGD, epochs=1)
+    assert found.source == "trained"
+    assert found.key.split("/")[-1].startswith(f"{identity}-1")
+
+
+def test_identities_merge_as_far_as_they_say(tmp_path: Path) -> None:
+    written_differently = Program.parse("r9 = exp(step); r10 = mul(0.001, grad)")
+    computed_differently = Program.parse("r9 = mul(grad, 0.5); r9 = mul(r9, 0.001); r9 = add(r9, r9)")
+    plain = Program.parse("r9 = mul(grad, 0.001)")
+    for identity, distinct in (("canonical", 2), ("fingerprint", 1)):
+        oracle = Oracle("toy", tmp_path / "store.sqlite", identity=identity)
+        evaluations = oracle.query_many([plain, written_differently, computed_differently], epochs=1)
+        assert len({evaluation.key for evaluation in evaluations}) == distinct
+        assert oracle.statistics.trained == distinct
+
+
+def test_only_canonical_trains_what_diverges_on_the_probe(tmp_path: Path) -> None:
+    program = Program.parse("r9 = log(grad)")
+    for identity, source in (("fingerprint", "probe"), ("canonical", "trained"), ("paper", "probe")):
+        found = Oracle("toy", tmp_path / "store.sqlite", identity=identity).query(program, epochs=1)
+        assert (found.status, found.source) == ("nan", source)
+
+
+def test_shipped_results_answer_after_the_store_and_unless_they_are_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Oracle("toy", "sqlite://", shipped=False).query(SGD, epochs=1).key
+    filled = ResultStore(tmp_path / "filled.sqlite")
+    filled.add(key, Record((0.25,), None, {"program": SGD.to_json(), "seconds": 1.5}))
+    export_results(filled, tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr("nosbench_env.shipped_results.RESULTS", tmp_path)
+    oracle = Oracle("toy", tmp_path / "store.sqlite")
+    found = oracle.query(SGD, epochs=1)
+    assert (found.loss, found.source, found.hit, found.seconds) == (0.25, "shipped", True, 1.5)
+    assert oracle.statistics.stored == 1
+    assert len(oracle.store) == 0
+    assert pickle.loads(pickle.dumps(oracle)).query(SGD, epochs=1).source == "shipped"
+    aside = Oracle("toy", oracle.store, shipped=False)
+    trained = aside.query(SGD, epochs=1)
+    assert trained.source == "trained"
+    assert not pickle.loads(pickle.dumps(aside)).shipped
+    # What the store holds answers first.
+    assert oracle.query(SGD, epochs=1).loss == trained.loss
