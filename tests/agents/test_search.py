@@ -355,12 +355,12 @@ def test_a_failing_store_keeps_the_run_and_lets_it_continue(
 ) -> None:
     add, calls = oracle.store.add, 0
 
-    def fail_at_the_third(*arguments: Any) -> None:
+    def fail_at_the_third(*arguments: Any, **more: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise StoreError("the disk is full")
-        add(*arguments)
+        add(*arguments, **more)
 
     monkeypatch.setattr(oracle.store, "add", fail_at_the_third)
     with pytest.raises(StoreError, match="the disk is full"):
