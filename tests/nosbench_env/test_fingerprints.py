@@ -275,6 +275,15 @@ def test_what_may_end_well_is_trained(program: str) -> None:
     assert fingerprint(Program.parse(program)).status == "ok"
 
 
+def test_programs_that_die_on_the_probe_at_once_are_not_one_where_they_may_live() -> None:
+    """A task of one's own has no probe: its gradients need not be 0 at step 1, nor its tensors of one element."""
+    texts = ("r9 = log(param)", "r9 = div(grad, param)", "r9 = norm(grad); r9 = div(grad, r9); r9 = mul(r9, 0.1)")
+    found = [fingerprint(Program.parse(text), probe=ANY_PROBE) for text in texts]
+    assert len(set(found)) == len(texts)
+    again = Program.parse("r9 = exp(step); r10 = log(param)")
+    assert fingerprint(again, probe=ANY_PROBE) == found[0]
+
+
 def test_probe_inputs_are_the_same_on_every_machine() -> None:
     """Digests of numbers made by integer arithmetic: a change of them is a change of version."""
     found = {}
