@@ -39,6 +39,7 @@ _VIOLENT = 0.0123  # not a number that updates like to be
 # 0.1 * 0.1 for 0.01, then differ in one of the sums in 8 % of cases; with 1 + 1e-5 nearly always.
 _BITS = 14
 _VANISHING = 1e-8  # sums of up to 640 updates below are 0: such updates leave no trace in a training
+_REDUCTIONS = ("norm", "mean", "std")
 _TOO_FEW = 6  # steps, in which a program that dies there has not shown what it would do where it lives
 _SENSITIVE = 1e-3  # where single and double precision are further apart, rounding decides what a program does
 
@@ -115,7 +116,7 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
         return died, sums, sizes
 
     died, rough, sizes = run(single, single.num_steps, WRECKED)
-    if 0 < died <= probe.certain_until(form.behaviour == "gradient-based"):
+    if 0 < died <= _certain_until(form, probe):
         return Fingerprint(method, "nan", None)
     if 0 < died <= _TOO_FEW:
         return Fingerprint(method, "ok", f"form-{form.digest}")
@@ -128,6 +129,13 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     if died_too or apart.any() or not np.isfinite(sums).all():
         return Fingerprint(method, "ok", f"single-{_digest(rough, died)}")
     return Fingerprint(method, "ok", _digest(_rounded(sums), died))
+
+
+def _certain_until(form: CanonicalForm, probe: Probe) -> int:
+    """Within how many steps this program must have diverged on the probe for its training to be sure to diverge."""
+    if form.behaviour in ("gradient-free", "gradient-based") and any(op in _REDUCTIONS for op, _, _ in form.nodes):
+        return 0  # eight elements have another mean, deviation and norm than the tensor that they stand for
+    return probe.certain_until(form.behaviour == "gradient-based")
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
