@@ -109,7 +109,8 @@ def canonical_form(program: Program) -> CanonicalForm:
     inputs of commutative operations are ordered; slots have no names. The other rules are identities that hold to the
     last bit: `x * 1`, `x / 1` and `x - 0` are x; `square(x)` is `x * x` and `x + x` is `x * 2`; subtraction of a
     constant is addition, division by a power of two multiplication; `minimum(x, x)`, `maximum(x, x)`, `sign` of a sign
-    and `abs` of what is not negative are what they are of; reductions of 0-d values go. None changes a value's shape.
+    and `abs` of what is not negative are what they are of; reductions of 0-d values are the value, its `abs`, or a
+    constant. None changes a value's shape.
 
     >>> a, b = Program.parse("r9 = mul(grad, 0.1)"), Program.parse("r11 = exp(step); r10 = mul(0.1, grad)")
     >>> canonical_form(a) == canonical_form(b)
@@ -233,6 +234,8 @@ class ValueGraph:
             if shape == _SCALAR:
                 if op == "mean":
                     return a
+                if op == "norm":
+                    return self._unary("abs", a)
                 if op in ("size", "std"):
                     return self.const(_ONE if op == "size" else _NAN)
             elif shape == _ARRAY and op == "size":

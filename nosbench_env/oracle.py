@@ -348,6 +348,7 @@ class Oracle:
         def store_curve(index: int, curve: Curve, seconds: float) -> None:
             made = provenance | {
                 "program": programs[index].to_json(),
+                "canonical": str(canonical_form(programs[index])),
                 "seconds": round(seconds, 3),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }

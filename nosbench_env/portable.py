@@ -41,9 +41,9 @@ FIELDS: Mapping[str, str] = {
     "stopped_at": "after how many updates a parameter was non-finite (all later epochs are NaN), or null",
     "epoch_means": "mean training loss of each epoch, each step's taken before its update, in the task's unit "
     "(pfn, toy: nats); not finite: 'nan', 'inf', '-inf'",
-    "provenance": "program: what was trained, a [function, inputs, output] for each instruction; device; nosbench_env, "
-    "torch, python: versions; seconds: what the training took; date: when it ended, ISO 8601; "
-    "rekeyed_from: the key it had first",
+    "provenance": "program: what was trained, a [function, inputs, output] for each instruction; "
+    "canonical: its canonical form's digest; device; nosbench_env, torch, python: versions; seconds: what the training "
+    "took; date: when it ended, ISO 8601; rekeyed_from: the key it had first",
 }
 
 _MAX_INTEGER = 2**31 - 1  # what every database holds in an integer column
@@ -230,6 +230,7 @@ def _former_key(value: Any) -> None:
 
 _KNOWN_PROVENANCE: Mapping[str, Callable[[Any], None]] = {
     "program": _program,
+    "canonical": _short_text,
     "device": _short_text,
     "nosbench_env": _short_text,
     "torch": _short_text,

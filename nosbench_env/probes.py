@@ -14,7 +14,7 @@ from nosbench_env.compiled.probe_machine import LANES, Inputs
 # The steps of a probe, in order.
 TRAINING = slice(0, 100)  # steps 1, 2, ..., with gradients as they occur
 STRESS = slice(100, 104)  # from weights and gradients of all magnitudes
-WRECKED = slice(104, 108)  # gradients as in a training that has blown up: nearly 0, then NaN, and two more as in STRESS
+WRECKED = slice(104, 108)  # as in a training that has blown up: gradients that are large, nearly 0, NaN, and large
 LATE = slice(108, 110)  # steps of these numbers:
 _LATE_TIMES = (1000, 2000)
 _STEPS = 110
@@ -126,8 +126,10 @@ def probe_inputs(probe: Probe) -> Inputs:
         # Of any size that clipping admits, down to ones that vanish.
         stress = value * 2.0 ** -np.floor(draw("stress") * 24)
         gradients[STRESS.start :, index] = stress[STRESS.start :]
-        gradients[WRECKED.start, index] = (sign * np.floor(draw("nearly zero") * 8))[0] * 2.0**-149
-        gradients[WRECKED.start + 1, index, ::2] = math.nan
+        large, vanished, undefined, after = range(WRECKED.start, WRECKED.stop)
+        gradients[large, index], gradients[after, index] = value[large], value[after]
+        gradients[vanished, index] = (sign * np.floor(draw("nearly zero") * 8))[vanished] * 2.0**-149
+        gradients[undefined, index, ::2] = math.nan
         gradients[[step - 1 for step in tensor.zero_gradients], index] = 0.0
         if tensor.zero_element:
             gradients[:, index, 0] = 0.0

@@ -32,11 +32,13 @@ def postgres() -> Iterator[postgres_server.Server]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a new store may be made, in each kind of database."""
     if request.param == "sqlite":
-        return str(tmp_path / "folder" / "results.sqlite")
-    return request.getfixturevalue("postgres").database()
+        yield str(tmp_path / "folder" / "results.sqlite")
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

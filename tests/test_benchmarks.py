@@ -11,7 +11,9 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(file.name for file in BENCHMARKS.glob("*.py") if file.name not in ("harness.py", "programs.py"))
+SCRIPTS = sorted(
+    file.name for file in BENCHMARKS.glob("*.py") if file.name not in ("harness.py", "programs.py", "fill_results.py")
+)
 
 
 @pytest.fixture

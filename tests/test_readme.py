@@ -12,7 +12,7 @@ EXAMPLES = re.findall(r"<!-- tested -->\n```python\n(.*?)```", README, flags=re.
 
 
 def test_every_python_example_is_tested() -> None:
-    assert len(EXAMPLES) == README.count("```python\n") == 4
+    assert len(EXAMPLES) == README.count("```python\n") == 5
 
 
 @pytest.mark.filterwarnings("ignore:.*render_mode='rgb_array' that is not in")

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 # SQLite's own errors come from where SQLAlchemy does not look, and those of decoding from messages about damaged files.
 _FAILURES = (DBAPIError, sqlite3.Error, UnicodeDecodeError)
 
-_RETRIES_S = (0.1, 2.0)  # how long to wait before each further try when a server's connection is lost
+_RETRIES_S = (0.1, 1.0, 4.0)  # how long to wait before each further try when a server's connection is lost
 _opening = threading.RLock()  # one thread opens a store, the others wait for it
 
 

@@ -33,7 +33,9 @@ _RECENT = 10_000  # keys whose answers stay in memory
 _runs_of_key = sql.select(schema.runs).where(schema.runs.c.key == sql.bindparam("key")).order_by(schema.runs.c.id)
 _key_of_alias = sql.select(schema.aliases).where(schema.aliases.c.alias == sql.bindparam("alias"))
 _insert_run = sql.insert(schema.runs).returning(schema.runs.c.id)
-_insert_alias = sql.text("INSERT INTO aliases (alias, key) VALUES (:alias, :key) ON CONFLICT DO NOTHING")
+_insert_alias = sql.text(
+    "INSERT INTO aliases (alias, key, checksum) VALUES (:alias, :key, :checksum) ON CONFLICT DO NOTHING"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class ResultStore:
             StoreError: If the store can't be written.
         """
         row = _row(key, record)
-        names = [{"alias": _check_text("alias", alias), "key": key} for alias in aliases]
+        names = [_alias_row(alias, key) for alias in aliases]
         losses = None if step_losses is None else _losses_to_bytes(step_losses)
 
         def insert(connection: sql.Connection, again: bool) -> int:
@@ -246,7 +248,7 @@ class ResultStore:
 
     def add_aliases(self, aliases: Mapping[str, str]) -> None:
         """Names keys: `resolve(alias)` is the key from now on. An alias that has a key keeps it."""
-        rows = [{"alias": _check_text("alias", name), "key": _check_text("key", key)} for name, key in aliases.items()]
+        rows = [_alias_row(alias, key) for alias, key in aliases.items()]
         for start in range(0, len(rows), _PAGE):
             page = rows[start : start + _PAGE]
             self._database.write(lambda connection, _: connection.execute(_insert_alias, page))  # noqa: B023
@@ -258,9 +260,9 @@ class ResultStore:
         if key is None:
             change = self._recent_aliases.changes
             rows = self._database.read(lambda c: c.execute(_key_of_alias, {"alias": alias}).all())
-            if len(rows) > 1 or any(row.alias != alias or not isinstance(row.key, str) for row in rows):
+            if len(rows) > 1 or any(row.alias != alias for row in rows):
                 raise StoreError(f"the store {self.location} is damaged at the alias {alias!r}. {_REPAIR}")
-            key = rows[0].key if rows else None
+            key = self._checked_alias(rows[0])[1] if rows else None
             if key is not None:
                 self._recent_aliases.keep(alias, None, key, change)
         return key
@@ -274,7 +276,7 @@ class ResultStore:
             if not page:
                 return
             self._check_order([after, *(row.alias for row in page)])
-            yield from ((row.alias, row.key) for row in page)
+            yield from map(self._checked_alias, page)
             after = page[-1].alias
 
     def runs(self, prefix: str = "", after: int = 0) -> Iterator[StoredRun]:
@@ -357,6 +359,13 @@ class ResultStore:
         """The id of a record that says exactly the same."""
         rows = connection.execute(_runs_of_key, {"key": row["key"]}).mappings()
         return next((held["id"] for held in rows if _identity(held) == _identity(row)), None)
+
+    def _checked_alias(self, row: sql.Row[Any]) -> tuple[str, str]:
+        if not (isinstance(row.alias, str) and isinstance(row.key, str)) or (
+            row.checksum is not None and row.checksum != _alias_checksum(row.alias, row.key)
+        ):
+            raise StoreError(f"the store {self.location} is damaged at the alias {row.alias!r}. {_REPAIR}")
+        return row.alias, row.key
 
     def _check_order(self, values: list[Any]) -> None:
         """In a damaged file, rows may come in any order, and for ever."""
@@ -466,6 +475,15 @@ def _parse(row: Mapping[Any, Any]) -> _Training:
     if not (isinstance(first_epoch, int) and 0 <= first_epoch < 2**31):
         raise ValueError(f"expected the number of an epoch, got {first_epoch!r}")
     return _Training(means, stopped_at, row["provenance"], first_epoch)
+
+
+def _alias_row(alias: str, key: str) -> dict[str, Any]:
+    row = {"alias": _check_text("alias", alias), "key": _check_text("key", key)}
+    return row | {"checksum": _alias_checksum(alias, key)}
+
+
+def _alias_checksum(alias: str, key: str) -> int:
+    return zlib.crc32(f"{alias}\n{key}".encode())
 
 
 def _checksum(row: Mapping[Any, Any]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sql
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x4E4F5342  # "NOSB" in the header of the SQLite file: tells a store from anybody else's database
 
 
@@ -38,7 +38,11 @@ runs = sql.Table(
 )
 # Further names of a key, such as the digest of a program's canonical text. The first key that an alias gets stays.
 aliases = sql.Table(
-    "aliases", _metadata, sql.Column("alias", _Name, primary_key=True), sql.Column("key", _Name, nullable=False)
+    "aliases",
+    _metadata,
+    sql.Column("alias", _Name, primary_key=True),
+    sql.Column("key", _Name, nullable=False),
+    sql.Column("checksum", sql.BigInteger),  # of both; NULL in rows from before version 4
 )
 # Who trains what at the moment. No results: rows come and go.
 leases = sql.Table(
@@ -95,10 +99,16 @@ def _to_version_2(connection: sql.Connection) -> None:
 
 
 def _to_version_3(connection: sql.Connection) -> None:
-    """Checksums, aliases, leases, step losses."""
+    """Checksums of records, aliases, leases, step losses."""
     connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN checksum BIGINT")
-    _metadata.create_all(connection, tables=[aliases, leases, step_losses], checkfirst=False)
+    connection.exec_driver_sql("CREATE TABLE aliases (alias TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (alias))")
+    _metadata.create_all(connection, tables=[leases, step_losses], checkfirst=False)
+
+
+def _to_version_4(connection: sql.Connection) -> None:
+    """Checksums of aliases."""
+    connection.exec_driver_sql("ALTER TABLE aliases ADD COLUMN checksum BIGINT")
 
 
 # From which version each step leads to the next. Only SQLite has had the first two.
-_MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _to_version_2, 2: _to_version_3}
+_MIGRATIONS: dict[int, Callable[[sql.Connection], None]] = {1: _to_version_2, 2: _to_version_3, 3: _to_version_4}

@@ -157,7 +157,8 @@ def test_numpy_integers_are_welcome(oracle: Oracle) -> None:
 
 def test_provenance_says_where_a_result_comes_from(oracle: Oracle) -> None:
     made = oracle.query(SGD, epochs=1).provenance
-    assert set(made) == {"program", "device", "nosbench_env", "torch", "python", "seconds", "date"}
+    assert set(made) == {"program", "canonical", "device", "nosbench_env", "torch", "python", "seconds", "date"}
+    assert made["canonical"] == str(canonical_form(SGD))
     assert made["device"].startswith("cpu")
     assert made["seconds"] > 0
 

@@ -220,16 +220,21 @@ def test_a_damaged_record_is_named(store: ResultStore) -> None:
         store.get("a", 1)
 
 
-@pytest.mark.parametrize("where", ["sqlite://", "file", "server"])
-def test_threads_that_open_a_store_at_once_share_it(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", ["sqlite://", "file"])
+def test_threads_that_open_a_store_at_once_share_it(tmp_path: Path, where: str) -> None:
     for repetition in range(5):
-        new = {"file": lambda: tmp_path / f"{repetition}.sqlite"}  # noqa: B023
-        new["server"] = lambda: request.getfixturevalue("postgres").database()
-        store = ResultStore(new[where]() if where in new else where)
+        store = ResultStore(tmp_path / f"{repetition}.sqlite" if where == "file" else where)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: store.add(str(number), Record((1.0,))), range(16)))  # noqa: B023
         assert len(store) == 16
         store.close()
+
+
+@pytest.mark.parametrize("location", ["postgresql"], indirect=True)
+def test_threads_that_open_a_store_on_a_server_at_once_share_it(store: ResultStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.add(str(number), Record((1.0,))), range(16)))
+    assert len(store) == 16
 
 
 def test_a_store_in_memory_serves_all_threads_and_leaves_no_files(
@@ -330,6 +335,16 @@ def test_a_record_that_is_not_as_it_was_stored_is_damaged(store: ResultStore, as
     change(store, f"UPDATE runs SET {assignment}")
     with pytest.raises(StoreError, match=r"damaged at record 1: its checksum is another\. Move it away"):
         list(store.runs())
+
+
+@pytest.mark.parametrize("assignment", ["key = 'b'", "alias = 'y'"])
+def test_an_alias_that_is_not_as_it_was_stored_is_damaged(store: ResultStore, assignment: str) -> None:
+    store.add_aliases({"x": "a"})
+    change(store, f"UPDATE aliases SET {assignment}")
+    with pytest.raises(StoreError, match="is damaged at the alias"):
+        store.resolve("y" if "alias" in assignment else "x")
+    with pytest.raises(StoreError, match="is damaged at the alias"):
+        list(store.aliases())
 
 
 def test_an_answer_is_given_from_memory_and_is_the_askers_own(location: str, store: ResultStore) -> None:

@@ -19,8 +19,9 @@ SECRET = "hunter2"
 
 
 @pytest.fixture
-def url(postgres: Server) -> str:
-    return postgres.database()
+def url(postgres: Server) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
 
 
 @pytest.fixture
@@ -61,13 +62,13 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 def test_a_newer_schema_is_refused_and_a_damaged_one_named(url: str, store: ResultStore) -> None:
     store.add("a", Record((1.0,)))
     for change, message in (
-        ("UPDATE nosbench.schema SET version = 4", "has version 4, this nosbench_env reads up to 3: upgrade"),
+        ("UPDATE nosbench.schema SET version = 5", "has version 5, this nosbench_env reads up to 4: upgrade"),
         ("DELETE FROM nosbench.schema", "damaged: it does not say its version"),
     ):
         execute(url, change)
         with contextlib.closing(ResultStore(url)) as again, pytest.raises(StoreError, match=message):
             again.get("a", 1)
-    execute(url, "INSERT INTO nosbench.schema VALUES (1, 3)", "DROP TABLE nosbench.runs CASCADE")
+    execute(url, "INSERT INTO nosbench.schema VALUES (1, 4)", "DROP TABLE nosbench.runs CASCADE")
     with contextlib.closing(ResultStore(url)) as again, pytest.raises(StoreError, match="restore them from a backup"):
         again.get("a", 1)
 

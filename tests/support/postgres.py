@@ -10,6 +10,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class Server:
                 if package.is_dir():
                     shutil.copytree(package, self._folder / package.name, symlinks=True)
             self._binaries = self._folder / binaries.relative_to(packages)
-        self._databases = 0
+        self._databases, self._free = 0, list[str]()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
@@ -71,7 +73,7 @@ class Server:
         for _ in range(300):
             if self._process.poll() is not None:
                 break
-            if self._ask("SELECT 1").returncode == 0:
+            if self._ask("postgres", "SELECT 1").returncode == 0:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"the server did not start:\n{(self._folder / 'log').read_text()}")
@@ -83,17 +85,30 @@ class Server:
             self._process.wait(30)
             self._process = None
 
-    def database(self) -> str:
-        """The URL of a new, empty database."""
-        self._databases += 1
-        name = f"test{self._databases}"
-        made = self._ask(f"CREATE DATABASE {name}")
-        if made.returncode:
-            raise RuntimeError(made.stderr.decode())
-        return f"postgresql://test@/{name}?host={self._folder}"
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of an empty database, for a `with` block; a later one may get the same, emptied."""
+        if not self._free:
+            self._databases += 1
+            self._free.append(f"test{self._databases}")
+            self._done("postgres", f"CREATE DATABASE {self._free[-1]}")
+        name = self._free.pop()
+        try:
+            yield f"postgresql://test@/{name}?host={self._folder}"
+        finally:
+            others = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+            self._done("postgres", others)
+            schemas = "DROP SCHEMA IF EXISTS nosbench CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+            self._done(name, schemas)
+            self._free.append(name)
 
-    def _ask(self, statement: str) -> subprocess.CompletedProcess[bytes]:
-        command = [self._binaries / "psql", "-h", self._folder, "-U", "test", "-d", "postgres", "-Xqc", statement]
+    def _done(self, database: str, statement: str) -> None:
+        done = self._ask(database, statement)
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode())
+
+    def _ask(self, database: str, statement: str) -> subprocess.CompletedProcess[bytes]:
+        command = [self._binaries / "psql", "-h", self._folder, "-U", "test", "-d", database, "-Xqc", statement]
         return subprocess.run(command, capture_output=True, cwd="/")
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -26,6 +26,7 @@ def full_provenance(**others: Any) -> dict[str, Any]:
         "torch": "2.13.0",
         "python": "3.11.7",
         "program": [["mul", [1, 6], 9]],
+        "canonical": "canonical-1:aac2f1f4fe7bd3a7d20bb4b8f7aa1b5e",
         "seconds": 1.25,
         "date": "2026-01-31T12:00:00+00:00",
     } | others
