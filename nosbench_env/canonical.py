@@ -308,7 +308,7 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
                 continue
             op, inputs, detail = nodes[number]
             if op in _COMMUTATIVE and inputs[0] != inputs[1]:
-                hashes = hashes or _structural_hashes(nodes, following)
+                hashes = hashes or _structural_hashes(nodes, _reached(nodes, update, following))
                 if hashes[inputs[0]] > hashes[inputs[1]]:
                     inputs = inputs[::-1]
             waiting = [source for source in inputs if source not in numbers]
@@ -330,6 +330,24 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
     return CanonicalForm(tuple(ordered), numbers[update], tuple(carried))
 
 
+def _reached(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -> dict[int, int]:
+    """The part of `following` that the update needs: folding may have cut off slots that the live code carries."""
+    reached: dict[int, int] = {}
+    seen: set[int] = set()
+    stack = [update]
+    while stack:
+        number = stack.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        op, inputs, detail = nodes[number]
+        stack.extend(inputs)
+        if op == "slot":
+            reached[int(detail)] = following[int(detail)]
+            stack.append(following[int(detail)])
+    return reached
+
+
 def _structural_hashes(nodes: Sequence[Node], following: Mapping[int, int]) -> list[int]:
     """A number for each value that depends on what it computes, not on how values and slots are numbered."""
     of_slots = dict.fromkeys(following, 0)
@@ -337,7 +355,7 @@ def _structural_hashes(nodes: Sequence[Node], following: Mapping[int, int]) -> l
         hashes: list[int] = []
         for op, inputs, detail in nodes:
             if op == "slot":
-                hashes.append(_mixed(op, of_slots[int(detail)]))
+                hashes.append(_mixed(op, of_slots.get(int(detail), 0)))
             elif op in _COMMUTATIVE:
                 hashes.append(_mixed(op, *sorted([hashes[source] for source in inputs])))
             else:

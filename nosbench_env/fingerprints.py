@@ -39,6 +39,8 @@ _VIOLENT = 0.0123  # not a number that updates like to be
 # 0.1 * 0.1 for 0.01, then differ in one of the sums in 8 % of cases; with 1 + 1e-5 nearly always.
 _BITS = 14
 _VANISHING = 1e-8  # sums of up to 640 updates below are 0: such updates leave no trace in a training
+_REDUCTIONS = frozenset(("norm", "mean", "std"))
+_TOO_FEW = 6  # steps, in which a program that dies there has not shown what it would do where it lives
 _SENSITIVE = 1e-3  # where single and double precision are further apart, rounding decides what a program does
 
 
@@ -114,8 +116,10 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
         return died, sums, sizes
 
     died, rough, sizes = run(single, single.num_steps, WRECKED)
-    if 0 < died <= probe.certain_until(form.behaviour == "gradient-based"):
+    if 0 < died <= _certain_until(form, probe):
         return Fingerprint(method, "nan", None)
+    if 0 < died <= _TOO_FEW:
+        return Fingerprint(method, "ok", f"form-{form.digest}")
     exact = bool((sizes > _VIOLENT * single.total_coefficients)[:EARLY_BLOCKS].any())
     if not exact:
         died_too, sums, _ = run(double, died - 1 if died else double.num_steps, WRECKED)
@@ -127,9 +131,16 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     else:
         died, rough, _ = run(single, single.num_steps, STRESS)
         # How a reduction rounds depends on the real size of a tensor: other reductions make another program.
-        reductions = sorted({op for op, _, _ in form.nodes} & {"norm", "mean", "std"})
+        reductions = sorted({op for op, _, _ in form.nodes} & _REDUCTIONS)
         value = f"single-{_digest(rough, died, *reductions)}"
     return Fingerprint(method, "ok", value)
+
+
+def _certain_until(form: CanonicalForm, probe: Probe) -> int:
+    """Within how many steps this program must have diverged on the probe for its training to be sure to diverge."""
+    if form.behaviour in ("gradient-free", "gradient-based") and any(op in _REDUCTIONS for op, _, _ in form.nodes):
+        return 0  # eight elements have another mean, deviation and norm than the tensor that they stand for
+    return probe.certain_until(form.behaviour == "gradient-based")
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:

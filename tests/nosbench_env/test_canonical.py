@@ -120,6 +120,15 @@ def test_names_of_slots_and_order_of_inputs_do_not_matter() -> None:
         assert canonical_form(renamed(program, rng)).text == canonical_form(program).text
 
 
+def test_slots_that_fall_away_when_constants_are_folded_do_not_change_the_order() -> None:
+    """Here the size of a carried number, which is 1; the number is never needed."""
+    for program in [*KNOWN_PROGRAMS.values(), *descendants(200)]:
+        if program:
+            detour = Program.parse("r251 = size(r250); r250 = add(r250, step)")
+            last = Program.parse(f"r252 = mul(r{program[-1].output}, r251)")
+            assert canonical_form(Program((*detour, *program, *last))).text == canonical_form(program).text
+
+
 @pytest.mark.parametrize(
     ("program", "same"),
     [
