@@ -232,8 +232,9 @@ class ValueGraph:
         shape, (inner, inputs, _) = self.shapes[a], self.nodes[a]
         if op in _REDUCTIONS:
             if shape == _SCALAR:
-                if op == "mean":
-                    return a
+                if op == "mean":  # which makes -0 of 0-d values +0
+                    never_minus_zero = inner == "step" or inner in _NOT_NEGATIVE
+                    return a if never_minus_zero else self._binary("add", a, self.zero)
                 if op == "norm":
                     return self._unary("abs", a)
                 if op in ("size", "std"):
@@ -350,8 +351,8 @@ def _reached(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
 
 def _structural_hashes(nodes: Sequence[Node], following: Mapping[int, int]) -> list[int]:
     """A number for each value that depends on what it computes, not on how values and slots are numbered."""
-    of_slots = dict.fromkeys(following, 0)
-    for _ in range(len(following) + 1):  # as many rounds tell all slots apart that can be
+    of_slots, told_apart = dict.fromkeys(following, 0), 0
+    while True:
         hashes: list[int] = []
         for op, inputs, detail in nodes:
             if op == "slot":
@@ -361,7 +362,9 @@ def _structural_hashes(nodes: Sequence[Node], following: Mapping[int, int]) -> l
             else:
                 hashes.append(_mixed(op + detail, *[hashes[source] for source in inputs]))
         of_slots = {group: hashes[number] for group, number in following.items()}
-    return hashes
+        if len(set(of_slots.values())) <= told_apart:  # another round would tell no more slots apart
+            return hashes
+        told_apart = len(set(of_slots.values()))
 
 
 def _mixed(text: str, *numbers: int) -> int:

@@ -18,7 +18,7 @@ from nosbench_env.compiled.lowering import live_code
 from nosbench_env.compiled.probe_code import ProbeCode
 from nosbench_env.compiled.probe_machine import LANES, ProbeMachine
 from nosbench_env.functions import FUNCTIONS
-from nosbench_env.probes import EARLY_BLOCKS, LATE, PFN_PROBE, STRESS, WRECKED, Probe, probe_inputs
+from nosbench_env.probes import EARLY_BLOCKS, PFN_PROBE, STRESS, WRECKED, Probe, mild, probe_inputs
 from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program, check_program
 from nosbench_env.tasks.task import Status, loss_status
 from nosbench_env.tasks.training import exact_arithmetic
@@ -39,7 +39,6 @@ _VIOLENT = 0.0123  # not a number that updates like to be
 # 0.1 * 0.1 for 0.01, then differ in one of the sums in 8 % of cases; with 1 + 1e-5 nearly always.
 _BITS = 14
 _VANISHING = 1e-8  # sums of up to 640 updates below are 0: such updates leave no trace in a training
-_REDUCTIONS = frozenset(("norm", "mean", "std"))
 _TOO_FEW = 6  # steps, in which a program that dies there has not shown what it would do where it lives
 _SENSITIVE = 1e-3  # where single and double precision are further apart, rounding decides what a program does
 
@@ -102,21 +101,20 @@ def fingerprint(program: Program, method: Method = "fingerprint", probe: Probe =
 @lru_cache(maxsize=16384)
 def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     """The fingerprint of programs of this canonical form."""
-    single, double, numel = _machines(probe)
+    single, double, mild = _machines(probe)
     code = ProbeCode(form, single.num_steps)
     method = f"fingerprint-{FINGERPRINT_VERSION}-{probe.name}"
-    # Steps far ahead would tell a slot that counts from the step itself, were they asked of all programs.
-    late = () if any(op == "step" for op, _, _ in form.nodes) else (LATE,)
 
     def run(
         machine: ProbeMachine, steps: int, *left_out: slice
     ) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-        registers = code.registers(machine.num_lanes, numel, machine.dtype)
-        died, (sums, sizes) = machine.run(code.code, code.starts, code.without(*left_out, *late), registers, steps)
+        registers = code.registers(machine.num_lanes, _numel(probe), machine.dtype)
+        died, (sums, sizes) = machine.run(code.code, code.starts, code.without(*left_out), registers, steps)
         return died, sums, sizes
 
     died, rough, sizes = run(single, single.num_steps, WRECKED)
-    if 0 < died <= _certain_until(form, probe):
+    certain = probe.certain_until(form.behaviour == "gradient-based")
+    if 0 < died <= certain and run(mild, certain)[0]:
         return Fingerprint(method, "nan", None)
     if 0 < died <= _TOO_FEW:
         return Fingerprint(method, "ok", f"form-{form.digest}")
@@ -131,16 +129,9 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     else:
         died, rough, _ = run(single, single.num_steps, STRESS)
         # How a reduction rounds depends on the real size of a tensor: other reductions make another program.
-        reductions = sorted({op for op, _, _ in form.nodes} & _REDUCTIONS)
+        reductions = sorted({op for op, _, _ in form.nodes} & {"norm", "mean", "std"})
         value = f"single-{_digest(rough, died, *reductions)}"
     return Fingerprint(method, "ok", value)
-
-
-def _certain_until(form: CanonicalForm, probe: Probe) -> int:
-    """Within how many steps this program must have diverged on the probe for its training to be sure to diverge."""
-    if form.behaviour in ("gradient-free", "gradient-based") and any(op in _REDUCTIONS for op, _, _ in form.nodes):
-        return 0  # eight elements have another mean, deviation and norm than the tensor that they stand for
-    return probe.certain_until(form.behaviour == "gradient-based")
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -158,11 +149,16 @@ def _digest(sums: NDArray[np.float64], died: int, *words: str) -> str:
 
 
 @cache
-def _machines(probe: Probe) -> tuple[ProbeMachine, ProbeMachine, NDArray[np.float64]]:
-    """Machines of both precisions, and each element's tensor's number of elements."""
+def _machines(probe: Probe) -> tuple[ProbeMachine, ProbeMachine, ProbeMachine]:
+    """Machines of single and of double precision, and one of single precision with mild inputs."""
     inputs = probe_inputs(probe)
-    numel = np.repeat([float(tensor.numel) for tensor in probe.tensors], LANES)
-    return ProbeMachine(inputs, "float"), ProbeMachine(inputs, "double"), numel
+    return ProbeMachine(inputs, "float"), ProbeMachine(inputs, "double"), ProbeMachine(mild(probe, inputs), "float")
+
+
+@cache
+def _numel(probe: Probe) -> NDArray[np.float64]:
+    """The number of elements of each element's tensor."""
+    return np.repeat([float(tensor.numel) for tensor in probe.tensors], LANES)
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -52,7 +52,8 @@ class Probe:
         steps_per_epoch: As the task's. A program whose parameters are not finite after fewer updates has no finite
             loss at any length of training.
         certain_steps: How far gradients are like the task's whatever the program does. A program that diverges within
-            so many steps, or within an epoch if it reads no gradient, is taken to diverge in training.
+            so many steps, or within an epoch if it reads no gradient, is taken to diverge in training, if it also does
+            where gradients are smaller and of the other sign and weights smaller.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Probe:
     certain_steps: int
 
     def certain_until(self, reads_gradient: bool) -> int:
-        """Within how many steps a program must have diverged for it to be sure that its training diverges."""
+        """Within how many steps a program must have diverged to be taken to diverge in training."""
         return self.certain_steps if reads_gradient else self.steps_per_epoch - 1
 
 
@@ -157,6 +158,16 @@ def probe_inputs(probe: Probe) -> Inputs:
         norm_factors=np.sqrt(sizes / LANES),
         std_factors=np.where(sizes > 1, 1.0, math.nan),
     )
+
+
+def mild(probe: Probe, inputs: Inputs) -> Inputs:
+    """Inputs with gradients an eighth as large and of the other sign, and weights 7/8 as large, but for 0 and 1.
+
+    What diverges on these too does not depend on how large the probe's numbers happen to be.
+    """
+    drawn = np.repeat([low < high for low, high in (tensor.weights for tensor in probe.tensors)], LANES)
+    weights = np.where(drawn, inputs.weights * 0.875, inputs.weights)
+    return replace(inputs, gradients=inputs.gradients * -0.125, weights=_float32(weights))
 
 
 def _uniform(what: str, index: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

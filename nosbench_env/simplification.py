@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from nosbench_env.canonical import canonical_form, source_name, value_graph
 from nosbench_env.compiled.lowering import live_code, live_places
-from nosbench_env.program import CONSTANTS, Instruction, Program, check_program
+from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
 
-_MAX_LIVE = 64  # longer programs only lose dead code: more takes time that grows with the third power of the length
+_MAX_LIVE = 40  # longer programs only lose dead code: more takes time that grows with the third power of the length
 
 
 def simplify(program: Program) -> Program:
@@ -18,7 +18,7 @@ def simplify(program: Program) -> Program:
     Instructions go that reach no update, and those whose value another slot holds already (`mul(x, 1.0)`, what is
     computed twice), which is then read there. One may have to stay that only repeats a value, since the update is the
     value of the last instruction. A program that never updates anything becomes the empty one. Of a program with more
-    than 64 live instructions only those go that reach no update.
+    than 40 live instructions only those go that reach no update.
 
     >>> print(simplify(Program.parse("r9 = exp(step); r10 = mul(grad, 1.0); r9 = mul(r10, 0.1)")))
     r9 = mul(grad, 0.1)
@@ -42,8 +42,14 @@ def simplify(program: Program) -> Program:
 
 def _without(code: Sequence[Instruction], index: int) -> Iterator[tuple[Instruction, ...]]:
     """The code without an instruction, whose value later ones read from another slot: for each that may hold it."""
-    removed = code[index]
-    for slot in dict.fromkeys((removed.output, *removed.inputs, *(i.output for i in code), *CONSTANTS)):
+    graph, removed = value_graph(Program(tuple(code))), code[index]
+    if len(graph.values) < len(code):  # some of it has become dead: any of that may go
+        yield tuple(instruction for place, instruction in enumerate(code) if place != index)
+        return
+    value = graph.values[index]
+    fixed = [slot for slot in (PARAM, GRAD, STEP, *CONSTANTS) if graph.memory[slot] == value]
+    others = [i.output for i, same in zip(code, graph.values, strict=True) if same == value]
+    for slot in dict.fromkeys((removed.output, *fixed, *others, *removed.inputs)):
         rest, replacing = list(code[:index]), True
         for later in code[index + 1 :]:
             inputs = tuple(slot if replacing and read == removed.output else read for read in later.inputs)

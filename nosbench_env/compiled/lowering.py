@@ -207,8 +207,8 @@ class _Builder:
         if function in REDUCTIONS:
             if kind == Kind.ARRAY:
                 return self.add(function, inputs, Kind.TENSOR)
-            if function == "mean":
-                return inputs[0]
+            if function == "mean":  # which makes -0 of 0-d values +0
+                return self.apply("add", inputs[0], self.const(0.0))
             if function == "std":
                 return self.const(torch.nan)
         return self.add(function, inputs, kind)

@@ -152,10 +152,11 @@ class ProbeCode:
         """Reductions of 0-d values, and sizes, which need no reduction."""
         if op == "size":
             return _NUMEL_ROW if array else self._constant_row(1.0)
-        if op == "mean":
-            return row
         if op == "std":
             return self._constant_row(float("nan"))
         result = self._new_row()
-        code.append((OPCODES["abs"], result, row, row))
+        if op == "mean":  # which makes -0 of 0-d values +0
+            code.append((OPCODES["add"], result, row, self._constant_row(0.0)))
+        else:
+            code.append((OPCODES["abs"], result, row, row))
         return result

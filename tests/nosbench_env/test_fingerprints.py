@@ -212,6 +212,10 @@ def test_tensors_stand_for_larger_ones() -> None:
         ("r9 = sub(grad, grad); r9 = add(r9, grad)", "r9 = mul(grad, 1.0)"),
         ("r9 = mul(r9, r30); r10 = sub(r9, grad)", "r9 = sub(r30, grad)"),
         ("r9 = mul(1e-06, 1e-06); r9 = mul(r9, param)", ""),  # updates that leave no trace
+        (
+            "r9 = sign(step); r10 = mul(grad, 0.001); r9 = mul(r9, r10)",
+            "r9 = mul(grad, 0.001)",
+        ),  # reads the step in vain
         ("r9 = add(r9, 1.0); r10 = mul(grad, r9)", "r10 = add(r9, 1.0); r9 = mul(r10, 1.0); r11 = mul(r10, grad)"),
     ],
 )
@@ -268,6 +272,9 @@ def test_certain_divergence_is_recognised(program: str) -> None:
         "r9 = sub(r30, param); r9 = mul(r9, 0.1)",  # grows, but not to infinity within an epoch
         "r9 = std(param)",  # NaN for a tensor of one element, of which the PFN has none
         "r9 = arcsin(grad)",
+        # Only as large a gradient as the probe has would make it diverge.
+        "r10 = mul(0.5, 0.1); r9 = sub(r10, grad); r9 = sqrt(r9); r9 = mul(r9, 1e-06); r11 = mul(grad, 0.01); "
+        "r11 = add(r11, r9)",
         "r9 = mul(0.01, step); r9 = sub(1.0, r9); r9 = log(r9)",  # at step 100: the first epoch is still finite
         # Means and deviations of eight elements are far from the tensor's: with 0.1 * grad added these train well.
         "r9 = mean(grad); r9 = div(r9, 0.01); r9 = arcsin(r9)",
