@@ -21,7 +21,7 @@ from nosbench_env.functions import FUNCTIONS
 from nosbench_env.probes import EARLY_BLOCKS, PFN_PROBE, STRESS, WRECKED, Probe, mild, probe_inputs
 from nosbench_env.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program, check_program
 from nosbench_env.tasks.task import Status, loss_status
-from nosbench_env.tasks.training import exact_arithmetic
+from nosbench_env.tasks.training import exact_arithmetic, subnormals_kept
 
 Method = Literal["fingerprint", "paper"]
 FINGERPRINT_VERSION = 1  # changes whenever fingerprints change
@@ -109,7 +109,8 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
         machine: ProbeMachine, steps: int, *left_out: slice
     ) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
         registers = code.registers(machine.num_lanes, _numel(probe), machine.dtype)
-        died, (sums, sizes) = machine.run(code.code, code.starts, code.without(*left_out), registers, steps)
+        with subnormals_kept():
+            died, (sums, sizes) = machine.run(code.code, code.starts, code.without(*left_out), registers, steps)
         return died, sums, sizes
 
     died, rough, sizes = run(single, single.num_steps, WRECKED)

@@ -133,6 +133,7 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        stack.enter_context(subnormals_kept())
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         for matmul in matmuls:
@@ -143,6 +144,19 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)
         yield
+
+
+@contextmanager
+def subnormals_kept() -> Iterator[None]:
+    """Lets the processor compute with numbers below 1e-38, though the caller may have set this thread to take 0."""
+    flushed = bool(np.float32(1e-38) * np.float32(0.1) == 0)
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from nosbench_env import (
 )
 from nosbench_env.compiled.probe_code import ProbeCode
 from nosbench_env.compiled.probe_machine import LANES, ProbeMachine
-from nosbench_env.fingerprints import _paper_proxy, _probe
+from nosbench_env.fingerprints import _paper_proxy, _probe, probed
 from nosbench_env.probes import ANY_PROBE, PFN_PROBE, TOY_PROBE, probe_inputs
 from nosbench_env.tasks.task import loss_status
 
@@ -361,3 +361,17 @@ def test_a_tasks_probe_looks_like_its_tensors(name: str, steps: int) -> None:
         ours = np.abs(inputs.gradients.reshape(len(inputs.times), -1, LANES)[: task.probe.certain_steps, index]).max()
         largest = max(float(grads[step][number].abs().max()) for step in range(steps) for number in alike)
         assert 0.02 * largest <= ours <= 4 * largest, (tensor, ours, largest)
+
+
+def test_fingerprints_do_not_depend_on_how_the_thread_treats_subnormal_numbers() -> None:
+    tiny = Program.parse("r9 = mul(1e-06, 1e-06); r9 = square(r9); r9 = mul(r9, r9); r9 = sign(r9)")  # 1e-48 is 0
+    smaller = Program.parse("r9 = mul(grad, 1e-06)" + "; r9 = mul(r9, 1e-06)" * 6 + "; r9 = sign(r9)")
+    expected = [fingerprint(tiny), fingerprint(smaller)]
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor can't flush subnormal numbers")
+    try:
+        probed.cache_clear()
+        assert [fingerprint(tiny), fingerprint(smaller)] == expected
+        assert float(torch.tensor(1e-38) * 0.1) == 0  # the caller's setting is given back
+    finally:
+        torch.set_flush_denormal(False)
