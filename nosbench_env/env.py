@@ -83,10 +83,12 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
     * `device`: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
     * `arithmetic`: "float32", or "tf32" for reduced precision on a GPU, which has results of its own.
     * `identity`: which programs share a result: "fingerprint", "canonical", or "paper"; see `Oracle`.
-    * `store`: where results are kept, a file or `sqlite:///file`; None is the user's default store.
+    * `store`: where results are kept, a file or a URL such as `postgresql://user@host/database`; None is the user's
+      default store.
+    * `shipped`: whether results that come with the package answer too.
     * `failure_reward`: the reward of a failed program, and the least there is.
     * `render_mode`: "ansi" (`render()` returns the program's text) or "human" (it is printed as it grows).
-    * `oracle`: an `Oracle` to use instead of one made from `task`, `device` and `store`; only when constructing
+    * `oracle`: an `Oracle` to use instead of one made from the arguments; only when constructing
       `NOSBenchEnv` directly.
 
     ## Version History
@@ -108,6 +110,7 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         render_mode: str | None = None,
         arithmetic: str = "float32",
         identity: Identity = "fingerprint",
+        shipped: bool = True,
         *,
         oracle: Oracle | None = None,
     ) -> None:
@@ -124,8 +127,9 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         self._epochs, self._training_seed = check_epochs(epochs), check_seed(training_seed)
         self._task, self._device, self._store = check_task_name(task), check_device_name(device), store
         self._arithmetic, self._identity = check_arithmetic(arithmetic), check_identity(identity)
+        self._shipped = bool(shipped)
         if store is not None and not isinstance(store, (str, Path)):
-            raise ValueError(f"store must be a file or a URL sqlite:///file, got {store!r}")
+            raise ValueError(f"store must be a file or a URL, got {store!r}")
         self._injected = self._oracle = oracle
         # The state: the observation, which tells the program; how many instructions it has; whether it is complete.
         # Instructions are made when somebody asks for them: making one takes as long as a step.
@@ -151,7 +155,14 @@ class NOSBenchEnv(gymnasium.Env[Observation, Action]):
         if self._oracle is None:
             from nosbench_env.oracle import Oracle  # loads torch
 
-            self._oracle = Oracle(self._task, self._store, self._device, self._identity, arithmetic=self._arithmetic)
+            self._oracle = Oracle(
+                self._task,
+                self._store,
+                self._device,
+                self._identity,
+                arithmetic=self._arithmetic,
+                shipped=self._shipped,
+            )
         return self._oracle
 
     def reset(

@@ -113,7 +113,8 @@ def _why_dead(program: Program, line: int) -> str:
             readers.append(other)
         if program[other - 1].output == output and other != line:
             if not readers:
-                return f"line {other} overwrites it before anything reads it"
+                when = "" if other > line else " at the next step"
+                return f"line {other} overwrites it{when} before anything reads it"
             break
     others = sorted(set(readers) - {line})
     if not others:
