@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import math
 import re
 import zlib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from nosbench_env.portable import InvalidResults, parse_header, parse_line
 from nosbench_env.store import Record, StoreError
+from nosbench_env.store.result_store import answer_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +40,11 @@ class ShippedResults:
     def get(self, key: str, epochs: int, last_epoch_only: bool = False) -> Record | None:
         """The record of a training of `epochs` epochs, or None; see `ResultStore.get`."""
         lines = _table(self.folder).get(key)
-        return None if lines is None else answer(map(self._record, lines), epochs, last_epoch_only)
+        found = answer_of(map(self._record, lines or ()), epochs, last_epoch_only)
+        if found is None:
+            return None
+        means, last, first_epoch = found
+        return Record(means, last.stopped_at, last.provenance, first_epoch)
 
     def __len__(self) -> int:
         """The number of distinct keys."""
@@ -55,24 +58,6 @@ class ShippedResults:
             return parse_line(line.decode())[1]
         except ValueError as error:
             raise _damaged(self.folder, error) from error
-
-
-def answer(records: Iterable[Record], epochs: int, last_epoch_only: bool = False) -> Record | None:
-    """What the records of one key, in the order in which they came, tell of a training; see `ResultStore.get`."""
-    means: dict[int, float] = {}
-    last: Record | None = None  # the first that holds the last epoch
-    for record in records:
-        held = dict(enumerate(record.epoch_means, start=record.first_epoch))
-        if record.stopped_at is not None:
-            held |= dict.fromkeys(range(record.first_epoch + len(record.epoch_means), epochs), math.nan)
-        means = held | means
-        if last is None and epochs - 1 in held:
-            last = record
-        if last is not None and all(epoch in means for epoch in range(epochs)):
-            return Record(tuple(means[epoch] for epoch in range(epochs)), last.stopped_at, last.provenance)
-    if last is None or not last_epoch_only:
-        return None
-    return Record((means[epochs - 1],), last.stopped_at, last.provenance, first_epoch=epochs - 1)
 
 
 @cache

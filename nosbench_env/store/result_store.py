@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sql
 
@@ -146,29 +146,13 @@ class ResultStore:
         if answer is None:
             change = self._recent.changes
             rows = self._database.read(lambda connection: connection.execute(_runs_of_key, {"key": key}).all())
-            answer = self._answer([self._checked(row, key) for row in rows], epochs, last_epoch_only)
-            if answer is None:
+            found = answer_of([self._checked(row, key) for row in rows], epochs, last_epoch_only)
+            if found is None:
                 return None
+            means, last, first_epoch = found
+            answer = _Training(means, last.stopped_at, last.provenance, first_epoch)
             self._recent.keep(key, (epochs, last_epoch_only), answer, change)
         return Record(answer.epoch_means, answer.stopped_at, json.loads(answer.provenance), answer.first_epoch)
-
-    @staticmethod
-    def _answer(trainings: list[_Training], epochs: int, last_epoch_only: bool) -> _Training | None:
-        """What trainings of one key, the oldest first, say together."""
-        means: dict[int, float] = {}
-        last: _Training | None = None  # the oldest that holds the last epoch
-        for training in trainings:
-            held = dict(enumerate(training.epoch_means, start=training.first_epoch))
-            if training.stopped_at is not None:
-                held |= dict.fromkeys(range(training.first_epoch + len(training.epoch_means), epochs), math.nan)
-            means = held | means
-            if last is None and epochs - 1 in held:
-                last = training
-            if last is not None and all(epoch in means for epoch in range(epochs)):
-                return _Training(tuple(means[epoch] for epoch in range(epochs)), last.stopped_at, last.provenance, 0)
-        if last is None or not last_epoch_only:
-            return None
-        return _Training((means[epochs - 1],), last.stopped_at, last.provenance, epochs - 1)
 
     def add(
         self,
@@ -387,6 +371,42 @@ class ResultStore:
         except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"the store {self.location} is damaged at record {row.id}: {error}. {_REPAIR}") from error
         return training
+
+
+_M = TypeVar("_M", bound="_Means")
+
+
+class _Means(Protocol):
+    """What a record and a `_Training` have in common."""
+
+    @property
+    def epoch_means(self) -> tuple[float, ...]: ...
+    @property
+    def stopped_at(self) -> int | None: ...
+    @property
+    def first_epoch(self) -> int: ...
+
+
+def answer_of(trainings: Iterable[_M], epochs: int, last_epoch_only: bool) -> tuple[tuple[float, ...], _M, int] | None:
+    """What trainings of one key, the oldest first, say together; see `ResultStore.get`.
+
+    Returns:
+        The means, the training that the last of them comes from, and the epoch of the first; None if they don't tell.
+    """
+    means: dict[int, float] = {}
+    last: _M | None = None  # the oldest that holds the last epoch
+    for training in trainings:
+        held = dict(enumerate(training.epoch_means, start=training.first_epoch))
+        if training.stopped_at is not None:
+            held |= dict.fromkeys(range(training.first_epoch + len(training.epoch_means), epochs), math.nan)
+        means = held | means
+        if last is None and epochs - 1 in held:
+            last = training
+        if last is not None and all(epoch in means for epoch in range(epochs)):
+            return tuple(means[epoch] for epoch in range(epochs)), last, 0
+    if last is None or not last_epoch_only:
+        return None
+    return (means[epochs - 1],), last, epochs - 1
 
 
 class _Training(NamedTuple):
