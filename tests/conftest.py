@@ -1,12 +1,14 @@
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import postgres as postgres_server
 import pytest
 
+from nosbench_env.cli import main
 from nosbench_env.oracle import Oracle
 
 # A slow machine is not a defect.
@@ -57,3 +59,27 @@ def pfn_curves() -> dict[str, Any]:
 def oracle(tmp_path: Path) -> Oracle:
     """The toy task on a new store, all in this process: what worker processes do is tested where they are."""
     return Oracle("toy", tmp_path / "oracle.sqlite", "cpu", workers=1)
+
+
+class Run(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def nosbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
+    """Runs the command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Run:
+        monkeypatch.setattr(sys, "argv", ["nosbench", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return Run(exited.value.code or 0, printed.out, printed.err)
+
+    return run

@@ -10,32 +10,9 @@ import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Program
 from nosbench_env.agents import AGENTS
-from nosbench_env.cli import AgentName, main
+from nosbench_env.cli import AgentName
 
 TOY = ["--task", "toy", "--device", "cpu"]
-
-
-class Run:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def nosbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs the command in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Run:
-        monkeypatch.setattr(sys, "argv", ["nosbench", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        return Run(exited.value.code or 0, printed.out, printed.err)
-
-    return run
 
 
 def test_help_teaches(nosbench) -> None:

@@ -10,29 +10,16 @@ import pytest
 from results import full_provenance, key, record
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, ResultStore, verification
-from nosbench_env.cli import main
-
-
-class Run:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
 
 @pytest.fixture
-def nosbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs `nosbench store ...` in this process, in a folder of its own, on the store `results.sqlite` there."""
-    monkeypatch.chdir(tmp_path)
+def nosbench(nosbench):
+    """Runs `nosbench store ...`, on the store `results.sqlite` of its folder, and looks at the exit code."""
 
-    def run(*arguments: str, code: int = 0) -> Run:
-        monkeypatch.setattr(sys, "argv", ["nosbench", "store", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        assert (exited.value.code or 0) == code, printed
-        return Run(code, printed.out, printed.err)
+    def run(*arguments: str, code: int = 0):
+        found = nosbench("store", *arguments)
+        assert found.code == code, found
+        return found
 
     return run
 

@@ -2,8 +2,8 @@
 
 import csv
 import json
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 
 from nosbench_env import Program
 from nosbench_env.agents import RandomSearch, RegularizedEvolution
-from nosbench_env.cli import main
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.studies import cache_plots, search_runs, trainings
 from nosbench_env.studies.cache import CAPTIONS, PARTS, SIZES, CacheStudy, CacheStudySettings, StudyError
@@ -31,27 +30,10 @@ OPTIONS = [
 ]
 
 
-class Run:
-    """What the command printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def study_cache(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs `nosbench study cache` in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Run:
-        monkeypatch.setattr(sys, "argv", ["nosbench", "study", "cache", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        return Run(exited.value.code or 0, printed.out, printed.err)
-
-    return run
+def study_cache(nosbench):
+    """Runs `nosbench study cache`."""
+    return partial(nosbench, "study", "cache")
 
 
 @pytest.fixture(scope="module")
