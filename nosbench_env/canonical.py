@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from nosbench_env.compiled.lowering import apply, live_code, scalar
+from nosbench_env.compiled.lowering import REDUCTIONS, apply, live_code, scalar
 from nosbench_env.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
 
 CANONICAL_VERSION = 1
@@ -22,7 +22,7 @@ Node = tuple[str, tuple[int, ...], str]  # operation, inputs, and the value of a
 # Constants are known by their hexadecimal text, which tells 0 from -0 and is equal for NaN.
 _ZERO, _MINUS_ZERO, _ONE, _TWO, _NAN = (value.hex() for value in (0.0, -0.0, 1.0, 2.0, math.nan))
 _COMMUTATIVE = frozenset(("add", "mul", "minimum", "maximum"))
-_REDUCTIONS = frozenset(("norm", "mean", "std", "size"))
+_REDUCTIONS = frozenset((*REDUCTIONS, "size"))
 _NOT_NEGATIVE = frozenset(("abs", "exp", "norm", "std", "numel"))  # results that are +0, positive or NaN
 
 # Whether a value is 0-d, always or never. A slot starts as a 0-d zero and may come to hold an array.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nosbench_env.canonical import CanonicalForm, canonical_form
-from nosbench_env.compiled.lowering import live_code
+from nosbench_env.compiled.lowering import REDUCTIONS, live_code
 from nosbench_env.compiled.probe_code import ProbeCode
 from nosbench_env.compiled.probe_machine import LANES, ProbeMachine
 from nosbench_env.functions import FUNCTIONS
@@ -72,8 +72,8 @@ def fingerprint(program: Program, method: Method = "fingerprint", probe: Probe =
     some at the limits, and digests its updates. It computes in double precision and rounds to 14 bits, so that programs
     that differ in rounding alone are one. Those for which rounding decides what they do are equal only if equal to the
     last bit in single precision: where the two precisions disagree, and where updates are so large that training blows
-    up. A program is diverged if in single precision a parameter is soon
-    not finite: within the first epoch where it ignores the gradient, since then the probe does what training does, and
+    up. A program is diverged if in single precision a parameter is soon not finite, also with milder weights and
+    gradients: within the first epoch where it ignores the gradient, since then the probe does what training does, and
     within the probe's `certain_steps` otherwise.
 
     "paper" is the proxy of the paper's code (Appendix B, eq. 1): ten steps on a loss of ten parameters, with no
@@ -101,7 +101,7 @@ def fingerprint(program: Program, method: Method = "fingerprint", probe: Probe =
 @lru_cache(maxsize=16384)
 def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     """The fingerprint of programs of this canonical form."""
-    single, double, mild = _machines(probe)
+    single, double, milder = _machines(probe)
     code = ProbeCode(form, single.num_steps)
     method = f"fingerprint-{FINGERPRINT_VERSION}-{probe.name}"
 
@@ -115,7 +115,7 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
 
     died, rough, sizes = run(single, single.num_steps, WRECKED)
     certain = probe.certain_until(form.behaviour == "gradient-based")
-    if 0 < died <= certain and run(mild, certain)[0]:
+    if 0 < died <= certain and run(milder, certain)[0]:
         return Fingerprint(method, "nan", None)
     if 0 < died <= _TOO_FEW:
         return Fingerprint(method, "ok", f"form-{form.digest}")
@@ -130,7 +130,7 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
     else:
         died, rough, _ = run(single, single.num_steps, STRESS)
         # How a reduction rounds depends on the real size of a tensor: other reductions make another program.
-        reductions = sorted({op for op, _, _ in form.nodes} & {"norm", "mean", "std"})
+        reductions = sorted({op for op, _, _ in form.nodes} & {*REDUCTIONS})
         value = f"single-{_digest(rough, died, *reductions)}"
     return Fingerprint(method, "ok", value)
 

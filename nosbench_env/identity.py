@@ -48,4 +48,4 @@ def method_of(identity: str) -> Identity:
     Raises:
         ValueError: If it is of none.
     """
-    return check_identity(identity.partition("-")[0])  # type: ignore[arg-type]
+    return check_identity(identity.partition("-")[0])  # type: ignore[arg-type]  # what it checks

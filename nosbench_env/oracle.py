@@ -278,11 +278,14 @@ class Oracle:
         return self._shipped_results.get(key, epochs, last_epoch_only), "shipped"
 
     def _stored_under(self, program: Program, key: str) -> str | None:
-        """The key under which a program of the same canonical form was stored, if one was.
+        """The other key under which a program of the same canonical form was stored, if one was.
 
         It is another than the program's own if that fingerprint was taken where numbers round differently.
         """
-        return self.store.resolve(_alias(program, key)) if self.identity == "fingerprint" else None
+        if self.identity != "fingerprint":
+            return None
+        stored = self.store.resolve(_alias(str(canonical_form(program)), key))
+        return None if stored == key else stored
 
     def _train(
         self,
@@ -346,14 +349,15 @@ class Oracle:
         provenance = _provenance(self.task)
 
         def store_curve(index: int, curve: Curve, seconds: float) -> None:
+            form = str(canonical_form(programs[index]))
             made = provenance | {
                 "program": programs[index].to_json(),
-                "canonical": str(canonical_form(programs[index])),
+                "canonical": form,
                 "seconds": round(seconds, 3),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
-            aliases = [_alias(programs[index], keys[index])] if self.identity == "fingerprint" else []
+            aliases = [_alias(form, keys[index])] if self.identity == "fingerprint" else []
             self.store.add(keys[index], record, aliases, leases=leases)
             # Another process may have been first; then its result is the one that stays.
             records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
@@ -415,9 +419,9 @@ class Oracle:
         return Oracle, arguments
 
 
-def _alias(program: Program, key: str) -> str:
-    """The key that the program's canonical form alone would have."""
-    return f"{key.rpartition('/')[0]}/{canonical_form(program)}"
+def _alias(form: str, key: str) -> str:
+    """The key that a program's canonical form alone would have."""
+    return f"{key.rpartition('/')[0]}/{form}"
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -17,7 +17,7 @@ STRESS = slice(100, 104)  # from weights and gradients of all magnitudes
 WRECKED = slice(104, 108)  # as in a training that has blown up: gradients that are large, nearly 0, NaN, and large
 LATE = slice(108, 110)  # steps of these numbers:
 _LATE_TIMES = (1000, 2000)
-_STEPS = 110
+_STEPS = LATE.stop
 # The last step of each block; updates are summed within blocks.
 _BLOCK_ENDS = (1, 3, 6, 20, TRAINING.stop, STRESS.stop, WRECKED.stop, _STEPS)
 EARLY_BLOCKS = 4  # the steps in which it shows whether a training blows up

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.canonical import CanonicalForm
+from nosbench_env.compiled.lowering import REDUCTIONS
 from nosbench_env.compiled.probe_machine import GRAD_ROW, OPCODES, PARAM_ROW, STEP_ROW
 
 _NUMEL_ROW = STEP_ROW + 1
 _FIXED_ROWS = {"param": PARAM_ROW, "grad": GRAD_ROW, "step": STEP_ROW, "numel": _NUMEL_ROW}
-_REDUCTIONS = ("norm", "mean", "std", "size")
+_REDUCTIONS = (*REDUCTIONS, "size")
 
 
 class ProbeCode:

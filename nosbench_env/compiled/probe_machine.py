@@ -16,13 +16,14 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
+from nosbench_env.compiled.lowering import REDUCTIONS
 from nosbench_env.compiled.native import Body, compiled, compiling
 
 LANES = 8
 
 Real = Literal["float", "double"]
 _BYTES = {"float": 4, "double": 8}
-DTYPES: dict[Real, type[np.floating[Any]]] = {"float": np.float32, "double": np.float64}
+_DTYPES: dict[Real, type[np.floating[Any]]] = {"float": np.float32, "double": np.float64}
 
 # The registers that the machine sets before each step.
 PARAM_ROW, GRAD_ROW, STEP_ROW = range(3)
@@ -40,12 +41,11 @@ _LIBRARY = {  # the C library's functions, in double precision
     "arctan": "atan",
     "pow": "pow",
 }
-_REDUCTIONS = ("norm", "mean", "std")
 # "sin!" and the like are for values that are equal in all elements.
 OPCODES = {
     name: number
     for number, name in enumerate(
-        (*_ELEMENTWISE, *_LIBRARY, *(f"{name}!" for name in _LIBRARY), *_REDUCTIONS, "copy", "update")
+        (*_ELEMENTWISE, *_LIBRARY, *(f"{name}!" for name in _LIBRARY), *REDUCTIONS, "copy", "update")
     )
 }
 
@@ -86,7 +86,7 @@ class ProbeMachine:
     def __init__(self, inputs: Inputs, real: Real) -> None:
         self.num_lanes = inputs.gradients.shape[1]
         self.num_steps, self.num_blocks = len(inputs.times), int(inputs.blocks.max()) + 1
-        self.dtype = DTYPES[real]
+        self.dtype = _DTYPES[real]
         # The sums of each block's coefficients, which sums of updates are to be compared with.
         self.total_coefficients = np.zeros((self.num_blocks, self.num_lanes // LANES))
         per_tensor = inputs.coefficients.reshape(self.num_steps, -1, LANES).sum(axis=2)
@@ -274,7 +274,7 @@ class _Source:
 
     def _operation(self, name: str, tensor: int) -> None:
         x = self._load(self._element("%pa", tensor))
-        if name in _REDUCTIONS:
+        if name in REDUCTIONS:
             value = self._splat(self._reduction(name, x, tensor))
         elif name == "copy":
             value = x
