@@ -1,0 +1,342 @@
+"""Policy gradients: a recurrent network learns, from the losses of the programs it wrote, to write better ones."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nosbench_env.agents.agent import check_agent_seed, check_number_asked, rng_state
+from nosbench_env.agents.token_policy import TokenPolicy
+from nosbench_env.oracle import Evaluation
+from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.search_space import SearchSpace
+from nosbench_env.tasks.training import exact_arithmetic
+
+POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # of evolution; the paper's (Appendix F)
+_DRAWS = 11  # how often `ask` draws again what it has already been told of
+_REMEMBERED_LOSSES = 256
+
+
+class PolicyGradient:
+    """Learns a distribution over programs: REINFORCE, or the risk-seeking policy gradient.
+
+    `TokenPolicy` writes the programs. After every `batch_size` programs told it takes one step of Adam up
+
+        mean of advantage * log p(program)  +  entropy_weight * entropy  +  queue_weight * mean of log p(queued program)
+
+    *REINFORCE* (Williams, 1992; for update rules Bello et al., 2017): the advantage is the reward less an exponential
+    moving average of the rewards. *Risk-seeking* (Petersen et al., 2021): only the best `epsilon` of a batch teach, and
+    their advantage is the reward less the worst of theirs: it is the best programs that are to become better, not the
+    average. The *queue* holds the best programs ever told (Abolafia et al., 2018), so that a find is not forgotten
+    after its one update. With `evolution`, a share of the programs asked for are children of earlier ones, as in
+    regularized evolution; they teach like the policy's own (Mundhenk et al., 2021).
+
+    *Reward.* 1 for the lowest loss so far, 0 for the median of the last 256 distinct programs and everything worse,
+    failures included, and linear between. So no loss, however large, drowns the others, and no task needs a scale.
+
+    *Repeats.* A policy proposes much that is equivalent to what it proposed before, as random search does. A program of
+    a known key costs no training: it is told like any other, and teaches for nothing what not to write. But it is
+    never reinforced (its advantage is at most 0), or the policy would end up proposing a single program for ever.
+    And `ask` draws again, up to 10 times, what is written as a program told before.
+
+    Args:
+        space: The search space; the paper's if None. Its constraints ("gradient", "used") help much: without them nine
+            of ten programs of an untrained policy ignore the gradient.
+        seed: Seed of all draws and of the initial weights.
+        risk_seeking: Which of the two.
+        batch_size: Programs told between updates.
+        learning_rate: Adam's.
+        entropy_weight: Weight of the entropy, summed over a program's tokens, in nats.
+        entropy_decay: Each token's entropy counts so much of the one's before; below 1 it is the first choices, on
+            which the others depend, that are kept open (Landajuela et al., 2021).
+        baseline_decay: How much of REINFORCE's baseline each batch keeps.
+        epsilon: Share of a batch that teaches if risk-seeking.
+        queue_size: Programs in the queue, of different keys (Abolafia et al., 2018; Mundhenk et al., 2021: 10).
+        queue_weight: Weight of the queue; None is 0 for REINFORCE.
+        evolution: Share of the programs that are mutated ones; needs `risk_seeking`, since the gradient of REINFORCE
+            holds only for the policy's own.
+        population_size: Programs, of those last told, of which evolution draws its parents.
+        tournament_size: Programs drawn, with replacement, of which the best becomes the parent.
+        hidden_size: Size of the network's state (Petersen et al., 2021: 32).
+        length: See `TokenPolicy`.
+        uniform_arity: See `TokenPolicy`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace | None = None,
+        seed: int = 0,
+        *,
+        risk_seeking: bool = False,
+        batch_size: int = 16,
+        learning_rate: float = 0.01,
+        entropy_weight: float = 0.01,
+        entropy_decay: float = 1.0,
+        baseline_decay: float = 0.8,
+        epsilon: float = 0.25,
+        queue_size: int = 10,
+        queue_weight: float | None = None,
+        evolution: float = 0.0,
+        population_size: int = POPULATION_SIZE,
+        tournament_size: int = TOURNAMENT_SIZE,
+        hidden_size: int = 32,
+        length: tuple[float, float] | None = None,
+        uniform_arity: bool = False,
+        worst: float=0.5, steps: int=1,
+    ) -> None:
+        if queue_weight is None:
+            queue_weight = 0.1 if risk_seeking else 0.0
+        self._hyperparameters = {
+            "risk_seeking": risk_seeking,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "entropy_weight": entropy_weight,
+            "entropy_decay": entropy_decay,
+            "baseline_decay": baseline_decay,
+            "epsilon": epsilon,
+            "queue_size": queue_size,
+            "queue_weight": queue_weight,
+            "evolution": evolution,
+            "population_size": population_size,
+            "tournament_size": tournament_size,
+            "hidden_size": hidden_size,
+            "length": None if length is None else list(length),
+            "uniform_arity": uniform_arity,
+        }
+        self._worst, self._steps = worst, steps
+        self.name = "risk-seeking" if risk_seeking else "reinforce"
+        self.space = space or SearchSpace()
+        self.seed = check_agent_seed(seed)
+        self.risk_seeking, self.batch_size = risk_seeking, batch_size
+        self._entropy_weight, self._entropy_decay = entropy_weight, entropy_decay
+        self._baseline_decay, self._epsilon = baseline_decay, epsilon
+        self._queue_size, self._queue_weight = queue_size, queue_weight
+        self._evolution, self._tournament_size = evolution, tournament_size
+        self._rng = np.random.default_rng(self.seed)
+        with exact_arithmetic():
+            self._policy = TokenPolicy(self.space, self._rng, hidden_size, length, uniform_arity)
+        self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=learning_rate)
+        self._told: list[_Told] = []  # since the last update
+        self._keys: set[str] = set()  # of all programs told
+        self._texts: set[str] = set()  # of all programs told, as `_digest`
+        self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)  # of programs of different keys
+        self._queue: list[_Told] = []  # best first
+        self._population: deque[_Told] = deque(maxlen=population_size)
+        self._baseline: float | None = None
+        self._metrics: dict[str, float] = {}
+
+    def ask(self, n: int = 1) -> list[Program]:
+        """Proposes `n` programs: the policy's, in between them children of earlier ones if there is evolution."""
+        check_number_asked(n)
+        children = self._rng.random(n) < self._evolution if self._population else np.zeros(n, dtype=np.bool_)
+        written = iter(self._write(int((~children).sum())))
+        return [self._child() if child else next(written) for child in children]
+
+    def _write(self, n: int) -> list[Program]:
+        programs: list[Program] = []
+        with exact_arithmetic():
+            for left in reversed(range(_DRAWS)):
+                if len(programs) < n:
+                    drawn = self._policy.sample(n - len(programs), self._rng)
+                    programs += [program for program in drawn if not left or _digest(program) not in self._texts]
+        return programs
+
+    def _child(self) -> Program:
+        members = self._rng.integers(len(self._population), size=self._tournament_size)
+        parent = min((self._population[member] for member in members), key=lambda member: member.loss)
+        return self.space.mutate(parent.program, self._rng)
+
+    def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
+        """Remembers how good programs are; learns whenever `batch_size` have come together.
+
+        They need not be programs asked for.
+
+        Raises:
+            InvalidProgram: If a program is not in the space.
+        """
+        for program, evaluation in zip(programs, evaluations, strict=True):
+            if program not in self.space:
+                raise InvalidProgram(f"the program is not in {self.space}; bring it there with admit()")
+            loss = evaluation.loss if evaluation.status == "ok" else math.inf
+            told = _Told(program, loss, evaluation.key, evaluation.key in self._keys)
+            self._remember(told)
+            if self._policy.writes(program):
+                self._told.append(told)
+            if len(self._told) == self.batch_size:
+                self._learn()
+                self._told.clear()
+
+    def _remember(self, told: _Told) -> None:
+        self._texts.add(_digest(told.program))
+        self._population.append(told)
+        if not told.repeated:
+            self._keys.add(told.key)
+            self._losses.append(told.loss)
+            if math.isfinite(told.loss) and self._policy.writes(told.program):
+                self._queue = sorted([*self._queue, told], key=lambda one: one.loss)[: self._queue_size]
+
+    def _learn(self) -> None:
+        """A step of Adam."""
+        rewards = self._rewards([told.loss for told in self._told])
+        advantages = self._advantages(rewards)
+        advantages[[told.repeated for told in self._told]] = np.minimum(0, advantages[[told.repeated for told in self._told]])
+        with exact_arithmetic():
+            for _ in range(self._steps):
+                logs, entropies = self._policy(self._policy.read([told.program for told in self._told]))
+                decay = self._entropy_decay ** torch.arange(len(entropies))
+                entropy = decay @ entropies.mean(1)
+                objective = torch.from_numpy(advantages).float() @ logs.sum(0) / len(advantages) + self._entropy_weight * entropy
+                if self._queue_weight and self._queue:
+                    ql, _ = self._policy(self._policy.read([told.program for told in self._queue]))
+                    objective = objective + self._queue_weight * ql.sum(0).mean()
+                    self._metrics["queue_log"] = ql.sum(0).mean().item()
+                self._optimizer.zero_grad()
+                (-objective).backward()
+                self._optimizer.step()
+        self._metrics |= {
+            "reward": float(rewards.mean()),
+            "repeated": float(np.mean([told.repeated for told in self._told])),
+            "log_probability": logs.sum(0).mean().item(),
+            "entropy": entropy.item(),
+            "objective": objective.item(),
+        }
+
+    def _rewards(self, losses: Sequence[float]) -> NDArray[np.float64]:
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        best, worst = min(finite, default=0), float(np.quantile(list(self._losses), self._worst, method="lower"))
+        if not math.isfinite(worst):
+            worst = max(finite, default=best)
+        return np.clip((worst - np.array(losses)) / (worst - best or 1), 0, 1)
+
+    def _advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.risk_seeking:
+            quantile = np.quantile(rewards, 1 - self._epsilon, method="higher")
+            self._metrics["quantile"] = float(quantile)
+            return np.maximum(0, rewards - quantile)
+        if self._baseline is None:
+            self._baseline = float(rewards.mean())
+        advantages = rewards - self._baseline
+        self._baseline += (1 - self._baseline_decay) * float(rewards.mean() - self._baseline)
+        self._metrics["baseline"] = self._baseline
+        return advantages
+
+    def metrics(self) -> dict[str, float]:
+        """What the last update saw, for a log; empty before the first.
+
+        The batch's mean reward, share of repeats, and mean log-probability of a program; the policy's entropy, in nats
+        a program; the baseline, or the quantile of the batch's rewards that teaching began at; the mean log-probability
+        of the queue's programs; and the objective.
+        """
+        return dict(self._metrics)
+
+    def config(self) -> dict[str, Any]:
+        """See `Agent.config`."""
+        return {"space": self.space.to_json(), "seed": self.seed, **self._hyperparameters}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Agent.state_dict`."""
+        return {
+            "rng": rng_state(self._rng),
+            "weights": _packed(self._policy.parameters()),
+            "adam": [
+                {name: _packed([value]) for name, value in self._optimizer.state[weights].items()}
+                for weights in self._policy.parameters()
+            ],
+            "told": [told.to_json() for told in self._told],
+            "queue": [told.to_json() for told in self._queue],
+            "population": [told.to_json() for told in self._population],
+            "losses": [_finite(loss) for loss in self._losses],
+            "keys": sorted(self._keys),
+            "texts": sorted(self._texts),
+            "baseline": self._baseline,
+            "metrics": self._metrics,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Agent.load_state_dict`."""
+        parameters = list(self._policy.parameters())
+        weights = _unpacked(state["weights"], parameters)
+        adam = {
+            number: {name: _unpacked(text, [_like(name, own)])[0] for name, text in moments.items()}
+            for number, (own, moments) in enumerate(zip(parameters, state["adam"], strict=True))
+            if moments
+        }
+        told, queue, population = (
+            [_Told.from_json(data) for data in state[name]] for name in ("told", "queue", "population")
+        )
+        self._rng.bit_generator.state = state["rng"]
+        with torch.no_grad():
+            for own, loaded in zip(parameters, weights, strict=True):
+                own.copy_(loaded)
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": adam})
+        self._told, self._queue = told, queue
+        self._population.clear()
+        self._population.extend(population)
+        self._losses.clear()
+        self._losses.extend(_number(loss) for loss in state["losses"])
+        self._keys, self._texts = set(state["keys"]), set(state["texts"])
+        self._baseline, self._metrics = state["baseline"], dict(state["metrics"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A program told: its loss, infinite if it failed, its key, and whether that was told before."""
+
+    program: Program
+    loss: float
+    key: str
+    repeated: bool
+
+    def to_json(self) -> list[Any]:
+        return [self.program.to_json(), _finite(self.loss), self.key, self.repeated]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> _Told:
+        program, loss, key, repeated = data
+        return cls(Program.from_json(program), _number(loss), key, repeated)
+
+
+def _digest(program: Program) -> str:
+    return hashlib.blake2b(str(program).encode(), digest_size=8).hexdigest()
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _number(loss: float | None) -> float:
+    return math.inf if loss is None else loss
+
+
+def _like(name: str, weights: Tensor) -> Tensor:
+    return torch.empty(()) if name == "step" else weights
+
+
+def _packed(tensors: Iterable[Tensor]) -> str:
+    """Float32 tensors as text: base64 of their numbers, one after the other."""
+    numbers = [tensor.detach().numpy().astype("<f4").tobytes() for tensor in tensors]
+    return base64.b64encode(b"".join(numbers)).decode()
+
+
+def _unpacked(text: str, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `_packed`: tensors of the shapes of others.
+
+    Raises:
+        ValueError: If the text does not hold as many numbers.
+    """
+    numbers = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
+    parts = numbers.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
