@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from nosbench_env.search_space import SearchSpace
 from nosbench_env.tasks.training import exact_arithmetic
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # of evolution; the paper's (Appendix F)
-_DRAWS = 11  # how often `ask` draws again what it has already been told of
+_REDRAWS = 10  # how often `ask` draws again what it has already been told of
 _REMEMBERED_LOSSES = 256
+_WORST = 0.75
 
 
 class PolicyGradient:
@@ -95,11 +96,10 @@ class PolicyGradient:
         hidden_size: int = 32,
         length: tuple[float, float] | None = None,
         uniform_arity: bool = False,
-        worst: float=0.5, steps: int=1,
     ) -> None:
         if queue_weight is None:
             queue_weight = 0.1 if risk_seeking else 0.0
-        self._hyperparameters = {
+        self._hyperparameters: dict[str, Any] = {
             "risk_seeking": risk_seeking,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
@@ -116,7 +116,7 @@ class PolicyGradient:
             "length": None if length is None else list(length),
             "uniform_arity": uniform_arity,
         }
-        self._worst, self._steps = worst, steps
+        _check(self._hyperparameters)
         self.name = "risk-seeking" if risk_seeking else "reinforce"
         self.space = space or SearchSpace()
         self.seed = check_agent_seed(seed)
@@ -129,7 +129,8 @@ class PolicyGradient:
         with exact_arithmetic():
             self._policy = TokenPolicy(self.space, self._rng, hidden_size, length, uniform_arity)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=learning_rate)
-        self._told: list[_Told] = []  # since the last update
+        self._batch: list[_Told] = []  # since the last update
+        self._stock: list[Program] = []  # written and not yet asked for
         self._keys: set[str] = set()  # of all programs told
         self._texts: set[str] = set()  # of all programs told, as `_digest`
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)  # of programs of different keys
@@ -139,30 +140,39 @@ class PolicyGradient:
         self._metrics: dict[str, float] = {}
 
     def ask(self, n: int = 1) -> list[Program]:
-        """Proposes `n` programs: the policy's, in between them children of earlier ones if there is evolution."""
-        check_number_asked(n)
-        children = self._rng.random(n) < self._evolution if self._population else np.zeros(n, dtype=np.bool_)
-        written = iter(self._write(int((~children).sum())))
-        return [self._child() if child else next(written) for child in children]
+        """Proposes `n` programs: the policy's, and among them children of earlier ones if there is evolution."""
+        return [self._child() if self._breeds() else self._written() for _ in range(check_number_asked(n))]
 
-    def _write(self, n: int) -> list[Program]:
-        programs: list[Program] = []
-        with exact_arithmetic():
-            for left in reversed(range(_DRAWS)):
-                if len(programs) < n:
-                    drawn = self._policy.sample(n - len(programs), self._rng)
-                    programs += [program for program in drawn if not left or _digest(program) not in self._texts]
-        return programs
+    def _breeds(self) -> bool:
+        return bool(self._evolution and self._population) and self._rng.random() < self._evolution
+
+    def _written(self) -> Program:
+        if not self._stock:  # to write a batch costs little more than one program
+            with exact_arithmetic():
+                for redraws_left in range(_REDRAWS, -1, -1):
+                    missing = self.batch_size - len(self._stock)
+                    for program in self._policy.sample(missing, self._rng) if missing else []:
+                        if redraws_left == 0 or (self._is_new(program) and program not in self._stock):
+                            self._stock.append(program)
+        return self._stock.pop(0)
 
     def _child(self) -> Program:
         members = self._rng.integers(len(self._population), size=self._tournament_size)
-        parent = min((self._population[member] for member in members), key=lambda member: member.loss)
-        return self.space.mutate(parent.program, self._rng)
+        parent = min((self._population[member] for member in members), key=lambda told: told.loss)
+        for _ in range(_REDRAWS + 1):
+            child = self.space.mutate(parent.program, self._rng)
+            if self._is_new(child):
+                break
+        return child
+
+    def _is_new(self, program: Program) -> bool:
+        return _digest(program) not in self._texts
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Remembers how good programs are; learns whenever `batch_size` have come together.
+        """Remembers how good programs are, and learns whenever `batch_size` have come together.
 
-        They need not be programs asked for.
+        They need not be programs asked for. One that the policy can't write (see `TokenPolicy.writes`) can be a parent
+        and no more.
 
         Raises:
             InvalidProgram: If a program is not in the space.
@@ -172,66 +182,70 @@ class PolicyGradient:
                 raise InvalidProgram(f"the program is not in {self.space}; bring it there with admit()")
             loss = evaluation.loss if evaluation.status == "ok" else math.inf
             told = _Told(program, loss, evaluation.key, evaluation.key in self._keys)
-            self._remember(told)
-            if self._policy.writes(program):
-                self._told.append(told)
-            if len(self._told) == self.batch_size:
-                self._learn()
-                self._told.clear()
-
-    def _remember(self, told: _Told) -> None:
-        self._texts.add(_digest(told.program))
-        self._population.append(told)
-        if not told.repeated:
+            self._population.append(told)
+            self._texts.add(_digest(program))
             self._keys.add(told.key)
-            self._losses.append(told.loss)
-            if math.isfinite(told.loss) and self._policy.writes(told.program):
-                self._queue = sorted([*self._queue, told], key=lambda one: one.loss)[: self._queue_size]
+            if not told.repeated:
+                self._losses.append(told.loss)
+            if self._policy.writes(program):
+                self._teach(told)
 
-    def _learn(self) -> None:
-        """A step of Adam."""
-        rewards = self._rewards([told.loss for told in self._told])
+    def _teach(self, told: _Told) -> None:
+        if not told.repeated and math.isfinite(told.loss):
+            self._queue = sorted([*self._queue, told], key=lambda one: one.loss)[: self._queue_size]
+        self._batch.append(told)
+        if len(self._batch) == self.batch_size:
+            self._update()
+            self._batch.clear()
+            self._stock.clear()  # it was the policy's before
+
+    def _update(self) -> None:
+        """A step of Adam up the objective."""
+        rewards = self._rewards([told.loss for told in self._batch])
         advantages = self._advantages(rewards)
-        advantages[[told.repeated for told in self._told]] = np.minimum(0, advantages[[told.repeated for told in self._told]])
+        repeated = np.array([told.repeated for told in self._batch])
+        advantages[repeated] = np.minimum(advantages[repeated], 0)
         with exact_arithmetic():
-            for _ in range(self._steps):
-                logs, entropies = self._policy(self._policy.read([told.program for told in self._told]))
-                decay = self._entropy_decay ** torch.arange(len(entropies))
-                entropy = decay @ entropies.mean(1)
-                objective = torch.from_numpy(advantages).float() @ logs.sum(0) / len(advantages) + self._entropy_weight * entropy
-                if self._queue_weight and self._queue:
-                    ql, _ = self._policy(self._policy.read([told.program for told in self._queue]))
-                    objective = objective + self._queue_weight * ql.sum(0).mean()
-                    self._metrics["queue_log"] = ql.sum(0).mean().item()
-                self._optimizer.zero_grad()
-                (-objective).backward()
-                self._optimizer.step()
+            objective = self._objective([told.program for told in self._batch], advantages)
+            self._optimizer.zero_grad()
+            (-objective).backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
+            self._optimizer.step()
+        self._metrics |= {"reward": rewards.mean().item(), "repeated": repeated.mean().item()}
+
+    def _objective(self, programs: Sequence[Program], advantages: NDArray[np.float64]) -> Tensor:
+        """What is to become greater: its gradient is the estimate of the policy gradient, plus the regularizers'."""
+        n = len(programs)
+        queue = [told.program for told in self._queue] if self._queue_weight else []
+        logs, entropies = self._policy(self._policy.read([*programs, *queue]))
+        logs = logs.sum(0)
+        decay = torch.tensor(self._entropy_decay) ** torch.arange(len(entropies))
+        entropy = decay @ entropies[:, :n].mean(1)
+        objective: Tensor = torch.from_numpy(advantages).float() @ logs[:n] / n + self._entropy_weight * entropy
+        if queue:
+            objective = objective + self._queue_weight * logs[n:].mean()
+            self._metrics["queue_log_probability"] = logs[n:].mean().item()
         self._metrics |= {
-            "reward": float(rewards.mean()),
-            "repeated": float(np.mean([told.repeated for told in self._told])),
-            "log_probability": logs.sum(0).mean().item(),
-            "entropy": entropy.item(),
+            "log_probability": logs[:n].mean().item(),
+            "entropy": entropies[:, :n].sum(0).mean().item(),
             "objective": objective.item(),
         }
+        return objective
 
     def _rewards(self, losses: Sequence[float]) -> NDArray[np.float64]:
-        finite = [loss for loss in self._losses if math.isfinite(loss)]
-        best, worst = min(finite, default=0), float(np.quantile(list(self._losses), self._worst, method="lower"))
-        if not math.isfinite(worst):
-            worst = max(finite, default=best)
+        finite = [loss for loss in self._losses if math.isfinite(loss)] or [0.0]
+        best, worst = min(finite), float(np.quantile(finite, _WORST))
         return np.clip((worst - np.array(losses)) / (worst - best or 1), 0, 1)
 
     def _advantages(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.risk_seeking:
-            quantile = np.quantile(rewards, 1 - self._epsilon, method="higher")
+            quantile = np.quantile(rewards, 1 - self._epsilon)
             self._metrics["quantile"] = float(quantile)
-            return np.maximum(0, rewards - quantile)
-        if self._baseline is None:
-            self._baseline = float(rewards.mean())
-        advantages = rewards - self._baseline
-        self._baseline += (1 - self._baseline_decay) * float(rewards.mean() - self._baseline)
-        self._metrics["baseline"] = self._baseline
-        return advantages
+            return np.maximum(rewards - quantile, 0)
+        mean = float(rewards.mean())
+        baseline = mean if self._baseline is None else self._baseline
+        self._baseline = self._baseline_decay * baseline + (1 - self._baseline_decay) * mean
+        self._metrics["baseline"] = baseline
+        return rewards - baseline
 
     def metrics(self) -> dict[str, float]:
         """What the last update saw, for a log; empty before the first.
@@ -255,7 +269,8 @@ class PolicyGradient:
                 {name: _packed([value]) for name, value in self._optimizer.state[weights].items()}
                 for weights in self._policy.parameters()
             ],
-            "told": [told.to_json() for told in self._told],
+            "batch": [told.to_json() for told in self._batch],
+            "stock": [program.to_json() for program in self._stock],
             "queue": [told.to_json() for told in self._queue],
             "population": [told.to_json() for told in self._population],
             "losses": [_finite(loss) for loss in self._losses],
@@ -274,15 +289,16 @@ class PolicyGradient:
             for number, (own, moments) in enumerate(zip(parameters, state["adam"], strict=True))
             if moments
         }
-        told, queue, population = (
-            [_Told.from_json(data) for data in state[name]] for name in ("told", "queue", "population")
+        batch, queue, population = (
+            [_Told.from_json(data) for data in state[name]] for name in ("batch", "queue", "population")
         )
+        stock = [Program.from_json(program) for program in state["stock"]]
         self._rng.bit_generator.state = state["rng"]
         with torch.no_grad():
             for own, loaded in zip(parameters, weights, strict=True):
                 own.copy_(loaded)
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": adam})
-        self._told, self._queue = told, queue
+        self._batch, self._stock, self._queue = batch, stock, queue
         self._population.clear()
         self._population.extend(population)
         self._losses.clear()
@@ -307,6 +323,32 @@ class _Told:
     def from_json(cls, data: list[Any]) -> _Told:
         program, loss, key, repeated = data
         return cls(Program.from_json(program), _number(loss), key, repeated)
+
+
+_WHOLE_NUMBERS = {"batch_size": 1, "queue_size": 0, "population_size": 1, "tournament_size": 1, "hidden_size": 1}
+_NUMBERS = {
+    "learning_rate": math.inf,
+    "entropy_weight": math.inf,
+    "entropy_decay": 1,
+    "baseline_decay": 1,
+    "epsilon": 1,
+    "queue_weight": math.inf,
+    "evolution": 1,
+}
+
+
+def _check(hyperparameters: Mapping[str, Any]) -> None:
+    for name, least in _WHOLE_NUMBERS.items():
+        value = hyperparameters[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    for name, greatest in _NUMBERS.items():
+        value = hyperparameters[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= greatest:
+            bounds = f"from 0 to {greatest}" if greatest < math.inf else ">= 0"
+            raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
+    if hyperparameters["evolution"] and not hyperparameters["risk_seeking"]:
+        raise ValueError("evolution needs risk_seeking: REINFORCE can only learn from programs of its own")
 
 
 def _digest(program: Program) -> str:
@@ -338,5 +380,7 @@ def _unpacked(text: str, like: Sequence[Tensor]) -> list[Tensor]:
         ValueError: If the text does not hold as many numbers.
     """
     numbers = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
-    parts = numbers.split([tensor.numel() for tensor in like])
+    if len(numbers) != sum(tensor.numel() for tensor in like):
+        raise ValueError(f"expected {sum(tensor.numel() for tensor in like)} numbers, got {len(numbers)}")
+    parts = torch.split(numbers, [tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]

@@ -56,6 +56,9 @@ class TokenPolicy(nn.Module):
             lengths.
         uniform_arity: Whether functions of one, two and three inputs are equally likely before training (there are 16,
             8 and 2), as in deep symbolic optimization's prior of that name.
+
+    Raises:
+        ValueError: If `length` is no such pair.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class TokenPolicy(nn.Module):
         uniform_arity: bool = False,
     ) -> None:
         super().__init__()
+        if length is not None and not (len(length) == 2 and length[1] > 0):
+            raise ValueError(f"length must be a mean and a standard deviation > 0, got {length!r}")
         self._space = space
         self._prior = torch.from_numpy(_prior(space, length, uniform_arity))
         features = _Cursors(space, 1).features().shape[1]
@@ -112,10 +117,10 @@ class TokenPolicy(nn.Module):
         cursors = _Cursors(self._space, len(columns))
         features, masks = [], []
         for row in choices:
-            features.append(cursors.features())
-            masks.append(cursors.masks())
+            features.append(torch.from_numpy(cursors.features()))
+            masks.append(torch.from_numpy(cursors.masks()))
             cursors.push(row)
-        return Lessons(*(torch.from_numpy(np.stack(parts)) for parts in (features, masks, choices)))
+        return Lessons(torch.stack(features), torch.stack(masks), torch.from_numpy(choices))
 
     def forward(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
         """The log-probability of each choice, and the entropy of all there were: both `(T, n)`.
@@ -130,6 +135,7 @@ class TokenPolicy(nn.Module):
     def _logs(self, hidden: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         logits: Tensor = self._head(torch.cat([hidden, features], dim=-1)) + self._prior
         return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
+
 
 class _Cursors:
     """Where each of several programs stands while they are written, or read, choice by choice together."""
