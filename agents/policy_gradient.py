@@ -23,54 +23,58 @@ from nosbench_env.search_space import SearchSpace
 from nosbench_env.tasks.training import exact_arithmetic
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # of evolution; the paper's (Appendix F)
-_REDRAWS = 10  # how often `ask` draws again what it has already been told of
-_REMEMBERED_LOSSES = 256
-_WORST = 0.75
+_REDRAWS = 10  # how often what was told before is drawn again
+_REMEMBERED_LOSSES = 256  # by which rewards are measured
+_WORST = 0.75  # the quantile of the finite ones that is worth nothing
 
 
 class PolicyGradient:
     """Learns a distribution over programs: REINFORCE, or the risk-seeking policy gradient.
 
-    `TokenPolicy` writes the programs. After every `batch_size` programs told it takes one step of Adam up
+    A `TokenPolicy` writes the programs. After every `batch_size` programs told, Adam takes one step up
 
-        mean of advantage * log p(program)  +  entropy_weight * entropy  +  queue_weight * mean of log p(queued program)
+        mean of (advantage * log p(program)) + entropy_weight * entropy + queue_weight * mean of (log p(queued program))
 
-    *REINFORCE* (Williams, 1992; for update rules Bello et al., 2017): the advantage is the reward less an exponential
-    moving average of the rewards. *Risk-seeking* (Petersen et al., 2021): only the best `epsilon` of a batch teach, and
-    their advantage is the reward less the worst of theirs: it is the best programs that are to become better, not the
-    average. The *queue* holds the best programs ever told (Abolafia et al., 2018), so that a find is not forgotten
-    after its one update. With `evolution`, a share of the programs asked for are children of earlier ones, as in
-    regularized evolution; they teach like the policy's own (Mundhenk et al., 2021).
+    *REINFORCE* (Williams, 1992; over update rules: Bello et al., 2017): the advantage is the reward less an exponential
+    moving average of the rewards. *Risk-seeking* (Petersen et al., 2021): only the best share `epsilon` of a batch
+    teaches, by how much its rewards are above the quantile there; so it is the best programs that become better, and
+    not the average. The *queue* holds the best programs told so far (Abolafia et al., 2018): a find is taught again
+    and again. With `evolution`, some of the programs asked for are children of earlier ones, as in regularized
+    evolution, and teach like the policy's own (Mundhenk et al., 2021).
 
-    *Reward.* 1 for the lowest loss so far, 0 for the median of the last 256 distinct programs and everything worse,
-    failures included, and linear between. So no loss, however large, drowns the others, and no task needs a scale.
+    *Reward.* Measured by the finite losses among the last 256 programs of different keys: 1 for the lowest, 0 for what
+    is no better than the worst quarter, linear between, and 0 for failures. So no loss, however large, drowns the
+    others, and no task needs a scale of its own.
 
-    *Repeats.* A policy proposes much that is equivalent to what it proposed before, as random search does. A program of
-    a known key costs no training: it is told like any other, and teaches for nothing what not to write. But it is
-    never reinforced (its advantage is at most 0), or the policy would end up proposing a single program for ever.
-    And `ask` draws again, up to 10 times, what is written as a program told before.
+    *Repeats.* Much of what is proposed is equivalent to what was proposed before, as in random search. It costs no
+    training, and teaches for nothing what not to write; but a program of a known key is never reinforced (its advantage
+    is at most 0), or the policy would end up with a single program. And what is written exactly as a program told
+    before is drawn again, up to 10 times.
+
+    What is learned within a few hundred programs depends on what the policy begins with. Take a space with constraints:
+    without them nine of ten programs ignore the gradient.
 
     Args:
-        space: The search space; the paper's if None. Its constraints ("gradient", "used") help much: without them nine
-            of ten programs of an untrained policy ignore the gradient.
+        space: The search space; the paper's if None.
         seed: Seed of all draws and of the initial weights.
         risk_seeking: Which of the two.
-        batch_size: Programs told between updates.
+        batch_size: Programs told between updates. Published searches take from 100 to 1,000; a search of some hundred
+            programs must learn sooner. This and the next four are tuned on the toy task, for 200 programs
+            (`benchmarks/agents_tuning.py`).
         learning_rate: Adam's.
-        entropy_weight: Weight of the entropy, summed over a program's tokens, in nats.
-        entropy_decay: Each token's entropy counts so much of the one's before; below 1 it is the first choices, on
-            which the others depend, that are kept open (Landajuela et al., 2021).
-        baseline_decay: How much of REINFORCE's baseline each batch keeps.
-        epsilon: Share of a batch that teaches if risk-seeking.
-        queue_size: Programs in the queue, of different keys (Abolafia et al., 2018; Mundhenk et al., 2021: 10).
-        queue_weight: Weight of the queue; None is 0 for REINFORCE.
-        evolution: Share of the programs that are mutated ones; needs `risk_seeking`, since the gradient of REINFORCE
-            holds only for the policy's own.
-        population_size: Programs, of those last told, of which evolution draws its parents.
-        tournament_size: Programs drawn, with replacement, of which the best becomes the parent.
+        entropy_weight: Weight of the entropy of all choices of a program, in nats.
+        queue_weight: Weight of the queue; None is 0.1 if risk-seeking, and 0 for REINFORCE.
+        epsilon: The share of a batch that teaches if risk-seeking (Petersen et al., 2021: 0.05, of 1,000).
+        entropy_decay: The entropy of a choice counts this much of that of the one before; below 1 it is the first
+            choices, on which the others depend, that are kept open (Landajuela et al., 2021: 0.7).
+        baseline_decay: How much of REINFORCE's baseline a batch leaves.
+        queue_size: Programs in the queue, of different keys (Abolafia et al., 2018, and Mundhenk et al., 2021: 10).
+        evolution: The share of children; needs `risk_seeking`, since REINFORCE can only learn from programs of its own.
+        population_size: Of so many programs told last evolution draws parents (the NOSBench paper: 100).
+        tournament_size: So many are drawn, with replacement, and the best becomes the parent (the NOSBench paper: 25).
         hidden_size: Size of the network's state (Petersen et al., 2021: 32).
-        length: See `TokenPolicy`.
-        uniform_arity: See `TokenPolicy`.
+        length: Mean and standard deviation of the lengths that the untrained policy writes; see `TokenPolicy`.
+        uniform_arity: Whether it is drawn to functions of several inputs; see `TokenPolicy`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,16 +89,16 @@ class PolicyGradient:
         batch_size: int = 16,
         learning_rate: float = 0.01,
         entropy_weight: float = 0.01,
+        queue_weight: float | None = None,
+        epsilon: float = 0.25,
         entropy_decay: float = 1.0,
         baseline_decay: float = 0.8,
-        epsilon: float = 0.25,
         queue_size: int = 10,
-        queue_weight: float | None = None,
         evolution: float = 0.0,
         population_size: int = POPULATION_SIZE,
         tournament_size: int = TOURNAMENT_SIZE,
         hidden_size: int = 32,
-        length: tuple[float, float] | None = None,
+        length: tuple[float, float] | None = (6.0, 3.0),
         uniform_arity: bool = False,
     ) -> None:
         if queue_weight is None:
@@ -104,11 +108,11 @@ class PolicyGradient:
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "entropy_weight": entropy_weight,
+            "queue_weight": queue_weight,
+            "epsilon": epsilon,
             "entropy_decay": entropy_decay,
             "baseline_decay": baseline_decay,
-            "epsilon": epsilon,
             "queue_size": queue_size,
-            "queue_weight": queue_weight,
             "evolution": evolution,
             "population_size": population_size,
             "tournament_size": tournament_size,
