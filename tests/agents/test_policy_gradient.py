@@ -118,6 +118,16 @@ class TestTheDistribution:
         assert torch.equal(first[:5], second[:5])
         assert not torch.equal(first, second)
 
+    def test_which_slots_are_written_is_seen(self) -> None:
+        made = policy(SearchSpace(4))
+        with torch.no_grad():  # no memory: what it knows is what it sees
+            for weights in made._gru.parameters():
+                weights.zero_()
+        programs = [Program.parse(f"{first} = sign(grad); r9 = exp(step); r9 = abs(r10)") for first in ("r10", "r11")]
+        first, second = made(made.read(programs))[0].T
+        assert torch.equal(first[:3], second[:3])
+        assert (first[4:10] != second[4:10]).all()
+
     def test_entropy_is_that_of_the_choices(self) -> None:
         made = policy(TINY)
         programs = every_tiny_program()
@@ -204,6 +214,22 @@ class TestTheGradient:
         worst = np.quantile(losses[:4], 0.75)
         assert agent._rewards([1.0, math.inf, 1e30, 2.0]) == pytest.approx([1, 0, 0, 1 - 1 / (worst - 1)])
 
+    def test_entropy_counts_less_with_every_choice(self) -> None:
+        program = Program.parse("r9 = mul(grad, 0.1)")  # of an untrained policy: length, function, inputs, output
+        entropies = [math.log(4), math.log(26), math.log(12), math.log(12), math.log(3)]
+        for decay in (1.0, 0.5, 0.0):
+            agent = PolicyGradient(SearchSpace(4, 12), entropy_weight=0.1, entropy_decay=decay, length=None)
+            expected = 0.1 * sum(decay**place * entropy for place, entropy in enumerate(entropies))
+            assert agent._objective([program], np.zeros(1)).item() == pytest.approx(expected, abs=1e-4)
+
+    def test_entropy_is_kept_up(self) -> None:
+        def entropy(weight: float) -> float:
+            agent = PolicyGradient(TINY, entropy_weight=weight, learning_rate=0.05)
+            play(agent, 30, 16, lambda program: 1.0 if program[0].function == "mul" else 2.0)
+            return agent.metrics()["entropy"]
+
+        assert entropy(0.3) > entropy(0.0) + 0.5
+
     def test_repeats_are_never_reinforced(self) -> None:
         """Of two equivalent programs, the second changes nothing where it would be the best of its batch."""
         agent = PolicyGradient(TINY, risk_seeking=True, batch_size=4, queue_weight=0, entropy_weight=0)
@@ -267,6 +293,13 @@ class TestLearning:
             assert asked == programs
             for one in (agent, together):
                 one.tell(programs, [evaluation(program, loss_of(program)) for program in programs])
+
+    def test_what_was_written_before_an_update_is_not_proposed_after_it(self) -> None:
+        agent, twin = PolicyGradient(batch_size=8), PolicyGradient(batch_size=8)
+        old = twin.ask(8)
+        assert agent.ask(3) == old[:3]
+        agent.tell(old, [evaluation(program, loss_of(program)) for program in old])
+        assert not set(agent.ask(8)) & set(old)
 
     def test_evolution_breeds_its_share_from_the_best(self) -> None:
         agent = PolicyGradient(risk_seeking=True, evolution=0.5, tournament_size=50, batch_size=100)
