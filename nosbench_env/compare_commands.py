@@ -124,18 +124,21 @@ def _labels(options: Sequence[str], methods: Sequence[Method]) -> dict[str, str]
 def _text(comparison: Comparison) -> str:
     """The tables, for the terminal."""
     from nosbench_env.comparison.comparison import spent
-    from nosbench_env.comparison.report import loss_text
+    from nosbench_env.comparison.report import interval_text, loss_text
+    from nosbench_env.comparison.runs import shown
 
     conditions = comparison.conditions
     epochs = f"{conditions['epochs']} epoch{'s' * (conditions['epochs'] != 1)}"
-    title = f"Lowest losses within {spent(comparison.axis, comparison.budget)}, {conditions['task']} task, {epochs}"
+    title = (
+        f"Lowest losses within {spent(comparison.axis, comparison.budget)}, {shown(conditions['task'])} task, {epochs}"
+    )
     rows = [
         {
             "method": row["method"],
             "runs": str(row["runs"]),
             "best": loss_text(row["best"]),
             "IQM": loss_text(row["iqm"]),
-            "95 % interval": f"{loss_text(row['iqm_low'])} to {loss_text(row['iqm_high'])}",
+            "95 % interval": interval_text(loss_text(row["iqm_low"]), loss_text(row["iqm_high"])),
             "median": loss_text(row["median"]),
             "distinct": f"{row['distinct']:,.1f}",
             "trainings": f"{row['trained']:,.1f}",

@@ -140,6 +140,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def all_runs(self) -> list[Run]:
+        """The runs of all methods."""
+        return [run for method in self.methods for run in method.runs]
+
+    @property
     def pair_rows(self) -> list[dict[str, Any]]:
         """A row for each pair of methods; see `PAIR_FIELDS`."""
         labels = [method.label for method in self.methods]

@@ -28,11 +28,13 @@ _FIRST_SHARE = 0.1  # of the axis, in which curves may leave the picture at its 
 
 def draw_curves(comparison: Comparison, axis: Axis) -> bytes:
     """Draws the anytime curves of all methods against what was spent, as a PNG file's content."""
-    figure, panel = _figure(8, 4.8)
+    labels = [_wrapped(f"{method.label} ({_runs(len(method.runs))})", 43) for method in comparison.methods]
+    columns = 1 if len(labels) < 4 else 2
+    legend_lines = sum(label.count("\n") + 1 for label in labels) / columns + 1
+    figure, panel = _figure(6.6, 3.6 + 0.2 * legend_lines)
     end = max((curve.x[-1] for curve in comparison.curves[axis] if len(curve.x)), default=1.0)
-    for place, (method, curve) in enumerate(zip(comparison.methods, comparison.curves[axis], strict=True)):
+    for place, curve in enumerate(comparison.curves[axis]):
         colour = _COLOURS[place % len(_COLOURS)]
-        # The legend names methods that have no curve, too.
         panel.step(
             curve.x,
             curve.iqm,
@@ -40,7 +42,10 @@ def draw_curves(comparison: Comparison, axis: Axis) -> bytes:
             color=colour,
             linestyle=_DASHES[place % len(_DASHES)],
             linewidth=1.8,
-            label=_plain(f"{method.label} ({_runs(len(method.runs))})"),
+            label=labels[place],  # the legend names methods that have no curve, too
+        )
+        panel.plot(
+            curve.x[-1:], curve.iqm[-1:], _MARKERS[place % len(_MARKERS)], color=colour, markersize=5, clip_on=False
         )
         panel.fill_between(curve.x, curve.low, curve.high, step="post", color=colour, alpha=0.15, linewidth=0)
     _draw_reference(panel, comparison, horizontal=True)
@@ -49,13 +54,13 @@ def draw_curves(comparison: Comparison, axis: Axis) -> bytes:
     panel.set(xlabel=AXIS_NAMES[axis], ylabel=_loss_label(comparison, "lowest loss so far"), xlim=(0, end))
     panel.xaxis.set_major_formatter("{x:,.0f}" if end > 5 else "{x:g}")
     _limit_height(panel, comparison, axis, end)
-    figure.legend(loc="outside lower center", ncols=1 if len(comparison.methods) < 4 else 2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return _png(figure)
 
 
 def draw_losses(comparison: Comparison) -> bytes:
     """Draws each run's lowest loss at the budget, with interquartile means and intervals, as a PNG file's content."""
-    figure, panel = _figure(8, 1.6 + 0.5 * len(comparison.methods))
+    figure, panel = _figure(6.6, 1.6 + 0.5 * len(comparison.methods))
     rng = np.random.default_rng(0)
     for place, (method, row) in enumerate(zip(comparison.methods, comparison.table, strict=True)):
         colour = _COLOURS[place % len(_COLOURS)]
@@ -78,7 +83,7 @@ def draw_losses(comparison: Comparison) -> bytes:
         xlabel=_loss_label(comparison, f"lowest loss within {spent(comparison.axis, comparison.budget)}"),
         ylim=(len(comparison.methods) - 0.5, -0.5),
     )
-    panel.set_yticks(range(len(comparison.methods)), [_plain(_wrapped(method.label)) for method in comparison.methods])
+    panel.set_yticks(range(len(comparison.methods)), [_wrapped(method.label, 28) for method in comparison.methods])
     if comparison.reference is not None and comparison.reference.loss is not None:
         figure.legend(loc="outside lower center", frameon=False)
     return _png(figure)
@@ -132,22 +137,17 @@ def _loss_label(comparison: Comparison, what: str) -> str:
 
 
 def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
+    return f"{count}\u00a0run" if count == 1 else f"{count}\u00a0runs"
 
 
-def _wrapped(text: str, width: int = 28) -> str:
-    """Text in lines of bearable width."""
-    return "\n".join(textwrap.wrap(text, width))
-
-
-def _plain(text: str) -> str:
-    """Text that is drawn as it is: between dollars, matplotlib would read mathematics."""
-    return text.replace("$", r"\$")
+def _wrapped(text: str, width: int) -> str:
+    """Text in at most two lines; drawn as it is, where between dollars matplotlib would read mathematics."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…")).replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name may be in letters that the font lacks
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=180)
     return file.getvalue()

@@ -70,16 +70,17 @@ def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
     """The report: one HTML page that needs nothing else, and in which everything from the runs is text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"loss": loss_text, "share": _share, "p": _p, "count": _count, "shown": shown}
+    environment.filters["interval"] = lambda ends, kind: interval_text(*map(environment.filters[kind], ends))
     template = environment.from_string(files("nosbench_env.comparison").joinpath(_TEMPLATE).read_text("utf-8"))
     axes = [comparison.axis, *(axis for axis in AXES if axis != comparison.axis)]
     return template.render(
         comparison=comparison,
         budget=spent(comparison.axis, comparison.budget),
+        budget_is_less=any(run.spent(comparison.axis)[-1] > comparison.budget for run in comparison.all_runs),
         axes=[(axis, AXIS_NAMES[axis]) for axis in axes],
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         programs=[(method, _programs(comparison, method)) for method in comparison.methods],
         configs=[(method.label, json.dumps(method.config, indent=1)) for method in comparison.methods],
-        folders=[(method.label, [str(run.folder) for run in method.runs]) for method in comparison.methods],
         sources=SOURCES,
         fields={
             "table.csv": TABLE_FIELDS,
@@ -96,6 +97,11 @@ def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
 def loss_text(loss: float | None) -> str:
     """A loss for people."""
     return "-" if loss is None or not math.isfinite(loss) else f"{loss:.4f}" if abs(loss) < 1e4 else f"{loss:.4g}"
+
+
+def interval_text(low: str, high: str) -> str:
+    """An interval for people, of ends that are."""
+    return low if low == high == "-" else f"{low} to {high}"
 
 
 def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
@@ -132,7 +138,7 @@ def _p(value: float) -> str:
 
 
 def _write_csv(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(fields)
         writer.writerows([_cell(row[name]) for name in fields] for row in rows)

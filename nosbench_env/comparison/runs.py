@@ -153,7 +153,7 @@ def group_runs(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> 
             other = seen.setdefault(json.dumps(run.seed), run)
             if other is not run and run.seed is not None:
                 raise ValueError(
-                    f"{other.folder} and {run.folder} are the same run: one configuration and seed {run.seed}. "
+                    f"{other.folder} and {run.folder} are the same run: one configuration and seed {shown(str(run.seed))}. "
                     "Leave one of them out; a run with another seed would count"
                 )
     configs = [json.loads(config) for config in groups]
@@ -161,7 +161,7 @@ def group_runs(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> 
     for old in labels or {}:
         if old not in names:
             raise ValueError(f"there is no method called {old!r} to label; there are {_listed(names)}")
-    names = [(labels or {}).get(name, name) for name in names]
+    names = [shown((labels or {}).get(name, name)) for name in names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"two methods are called {repeated[0]!r}; each needs a label of its own")
     return [
@@ -282,7 +282,9 @@ def _read_history(path: Path) -> tuple[list[HistoryEntry], bool]:
             entry = HistoryEntry.from_json(_strict_json(line))
             _check_entry(entry, number, keys, spent)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise RunError(f"{path}, line {number}, is damaged: {shown(str(error) or type(error).__name__)}") from error
+            raise RunError(
+                f"{path}, line {number}, is damaged: {shown(str(error) or type(error).__name__, 300)}"
+            ) from error
         keys.add(entry.key)
         spent = entry.simulated_seconds
         entries.append(entry)
