@@ -153,15 +153,15 @@ def group_runs(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> 
             other = seen.setdefault(json.dumps(run.seed), run)
             if other is not run and run.seed is not None:
                 raise ValueError(
-                    f"{other.folder} and {run.folder} are the same run: one configuration and seed {shown(str(run.seed))}. "
-                    "Leave one of them out; a run with another seed would count"
+                    f"{other.folder} and {run.folder} are the same run: one configuration and seed "
+                    f"{shown(str(run.seed))}. Leave one of them out; a run with another seed would count"
                 )
     configs = [json.loads(config) for config in groups]
     names = _names(configs)
     for old in labels or {}:
         if old not in names:
             raise ValueError(f"there is no method called {old!r} to label; there are {_listed(names)}")
-    names = [shown((labels or {}).get(name, name)) for name in names]
+    names = [shown(labels[name]) if labels and name in labels else name for name in names]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"two methods are called {repeated[0]!r}; each needs a label of its own")
     return [
