@@ -14,16 +14,8 @@ LAYERS = [
     {"known_programs", "search_space"},
     {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
     {"compiled.schedule", "canonical", "compiled.probe_machine"},
-    {
-        "compiled.bytecode",
-        "compiled.cpu",
-        "compiled.torch_ops",
-        "compiled.probe_code",
-        "probes",
-        "simplification",
-        "pseudocode",
-    },
-    {"compiled.interpreter"},
+    {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
+    {"notation", "compiled.interpreter"},
     {"compiled.device"},
     {"optimizer"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one

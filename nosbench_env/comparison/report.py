@@ -27,7 +27,7 @@ from nosbench_env.comparison.comparison import (
 from nosbench_env.comparison.pictures import draw_curves, draw_losses
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
-from nosbench_env.pseudocode import pseudocode
+from nosbench_env.notation import pseudocode
 
 _TEMPLATE = "report.html.jinja"
 

@@ -18,7 +18,7 @@ from nosbench_env.comparison.comparison import CURVE_FIELDS, PAIR_FIELDS, RUN_FI
 from nosbench_env.comparison.pictures import draw_curves, draw_losses
 from nosbench_env.comparison.reference import Reference
 from nosbench_env.comparison.report import render, write_report
-from nosbench_env.pseudocode import pseudocode
+from nosbench_env.notation import pseudocode
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp;$\\frac{"
 PICTURES = ["curves-distinct.png", "curves-queries.png", "curves-seconds.png", "losses.png"]

@@ -1,4 +1,4 @@
-"""Pseudocode: what a program computes in a step, as a person would write it down."""
+"""Notation: what a program computes in a step, as a person would write it down."""
 
 from __future__ import annotations
 
@@ -207,6 +207,8 @@ def _tidied(op: str, inputs: list[Term]) -> Term:
         inputs = sorted(inputs, key=lambda term: (term.op != "number", term.op not in ("mul", "div")))
     elif op == "add":
         inputs = sorted(inputs, key=lambda term: (term.op == "number", term.op not in ("add", "sub"), not _old(term)))
+        if _opposite(inputs[0]) is not None and inputs[1].op != "number":
+            inputs.reverse()
     if op in ("add", "sub") and (opposite := _opposite(inputs[1])) is not None:
         op, inputs[1] = "sub" if op == "add" else "add", opposite
     return Term(op, tuple(inputs))

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import any_programs, programs
 from torch import Tensor
 
 from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS, Program, ProgramOptimizer, SearchSpace
 from nosbench_env.compiled.lowering import apply, scalar
-from nosbench_env.pseudocode import assignments, pseudocode
+from nosbench_env.notation import assignments, pseudocode
 
 OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 
@@ -87,6 +88,21 @@ def test_so_does_that_of_the_whole_language(program: Program) -> None:
     assert_exact(program)
 
 
+@st.composite
+def shuffles(draw: st.DrawFn) -> Program:
+    """Programs that mostly move values about, so that memories need what others, and the parameter, were before."""
+    slots = st.sampled_from((0, 1, *range(9, 14)))
+    copies = st.builds(lambda source, output: ["mul", [source, 3], output], slots, st.integers(9, 13))
+    sums = st.builds(lambda a, b, output: ["sub", [a, b], output], slots, slots, st.integers(9, 13))
+    return Program.from_json(draw(st.lists(copies | sums, min_size=3, max_size=12)))
+
+
+@given(shuffles())
+@settings(max_examples=300)
+def test_so_does_that_of_programs_that_shuffle_their_memory(program: Program) -> None:
+    assert_exact(program)
+
+
 def test_so_does_that_of_descendants_of_known_programs() -> None:
     rng, space = np.random.default_rng(1), SearchSpace()
     for known in list(KNOWN_PROGRAMS.values()) * 15:
@@ -133,6 +149,7 @@ def test_known_optimizers_read_as_in_a_textbook(name: str, text: str) -> None:
         # A memory that changes after it was read.
         ("r10 = mul(r9, 0.1); r9 = mul(grad, 1.0); r11 = mul(r10, 1.0)", "w = w - 0.1*m\nm = g"),
         ("r9 = sub(0.1, 0.5); r9 = mul(r9, grad)", "w = w + 0.4*g"),
+        ("r9 = sub(r15, 0.1); r12 = mul(r12, r9); r12 = add(grad, r12)", "m = g - 0.1*m\nw = w - m"),
         ("r9 = sub(grad, 0.1); r10 = sub(step, r9)", "w = w - (t - (g - 0.1))"),
         ("r9 = size(grad); r9 = div(grad, r9)", "w = w - g/size(w)"),
         ("r9 = mul(0.1, 0.1)", "w = w - 0.01"),
