@@ -44,15 +44,9 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
         raise ValueError(f"reference must be one of {', '.join(KNOWN_PROGRAMS)}, or none, got {name!r}")
     name = by_name[name.lower()]
     identity = cast("Identity", conditions["identity"])
+    results = ResultStore(store, read_only=True)
     try:
-        oracle = Oracle(
-            conditions["task"],
-            ResultStore(store, read_only=True),
-            "cpu",
-            identity,
-            workers=1,
-            arithmetic=conditions["arithmetic"],
-        )
+        oracle = Oracle(conditions["task"], results, "cpu", identity, workers=1, arithmetic=conditions["arithmetic"])
         if oracle.task.version != conditions["task_version"]:
             return Reference(name, None, f"this is version {oracle.task.version} of the task")
         evaluation = oracle.query(
@@ -62,6 +56,8 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
         return Reference(name, None, _not_stored(name, conditions))
     except ValueError as error:  # a task of somebody's own, or an arithmetic that this machine has not
         return Reference(name, None, str(error))
+    finally:
+        results.close()
     if not math.isfinite(evaluation.loss):
         return Reference(name, None, "it diverges")
     return Reference(name, evaluation.loss)

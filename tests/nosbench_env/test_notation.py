@@ -148,6 +148,12 @@ def test_known_optimizers_read_as_in_a_textbook(name: str, text: str) -> None:
         ("r10 = sub(param, r9); r9 = mul(param, 1.0); r10 = mul(r10, 1.0)", "m_old = m\nm = w\nw = w - (w - m_old)"),
         # A memory that changes after it was read.
         ("r10 = mul(r9, 0.1); r9 = mul(grad, 1.0); r11 = mul(r10, 1.0)", "w = w - 0.1*m\nm = g"),
+        # A line that waits for a memory, which itself waits for a reader of what it was.
+        (
+            "r11 = sin(r9); r9 = add(grad, r9); r12 = exp(r9); r13 = cos(r12); r13 = sub(r12, r13); r14 = cos(r11); "
+            "r14 = sub(r11, r14); r15 = sub(r13, r14)",
+            "x2 = sin(m)\nm = m + g\nx1 = exp(m)\nw = w - (x1 - cos(x1) - (x2 - cos(x2)))",
+        ),
         ("r9 = sub(0.1, 0.5); r9 = mul(r9, grad)", "w = w + 0.4*g"),
         ("r9 = sub(r15, 0.1); r12 = mul(r12, r9); r12 = add(grad, r12)", "m = g - 0.1*m\nw = w - m"),
         ("r9 = sub(grad, 0.1); r10 = sub(step, r9)", "w = w - (t - (g - 0.1))"),
