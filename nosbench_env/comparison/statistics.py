@@ -31,7 +31,7 @@ def iqm_interval(values: NDArray[np.float64], seed: int) -> tuple[NDArray[np.flo
     It is the percentile bootstrap, as in Agarwal et al. (2021): whole runs are drawn anew, the same for all columns.
     BCa corrects it by a jackknife, which has five values for five runs, and none where runs agree, as the copies of a
     start program do; tried on five draws from a normal and a Gumbel distribution, it holds the true value no more often
-    (87 % and 89 % of times, against 90 % and 91 %). So intervals of five runs are rather those of 90 %.
+    (88.5 % and 87 % of 400 times, against 90.5 % and 89.5 %). So intervals of five runs are rather those of 90 %.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         nothing = np.full(values.shape[1:], math.nan)
