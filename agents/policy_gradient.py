@@ -78,6 +78,10 @@ class PolicyGradient:
 
     Raises:
         ValueError: If an argument is out of range.
+
+    >>> agent = PolicyGradient(SearchSpace(constraints=("gradient", "used")), seed=1, risk_seeking=True)
+    >>> all(program in agent.space for program in agent.ask(3))
+    True
     """
 
     def __init__(
