@@ -95,7 +95,8 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         self._over = np.zeros(num_envs, dtype=np.bool_)
         self._sub_envs: _SubEnvs
         if self.board_type is None or env.render_mode is not None or env.search_space.constraints:
-            self._sub_envs = _SeparateEnvs([env, *(env.fork() for _ in range(num_envs - 1))])
+            envs = [env, *(env.fork() for _ in range(num_envs - 1))]
+            self._sub_envs = _SeparateEnvs(envs, np.zeros(self.observation_space.shape or (), dtype=np.int64))
         else:
             self._sub_envs = _EnvsOnBoard(env, self.board_type(env.search_space, num_envs), num_envs)
 
@@ -184,11 +185,11 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         """What each sub-env renders."""
         return self.call("render")
 
-    def envs(self, *, to_change: bool = True) -> Sequence[ProgramEnv]:
+    def envs(self, *, to_change: bool = True) -> list[ProgramEnv]:
         """The single environments; stepping is slow once they were taken to be changed."""
         envs = self._sub_envs.envs(self._over | ~self._begun)
         if to_change:
-            self._sub_envs = _SeparateEnvs(envs)
+            self._sub_envs = _SeparateEnvs(envs, self.observations())
         return envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -230,7 +231,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the store, so that all results are in its file."""
         if hasattr(self, "_sub_envs"):  # not if an argument was wrong
-            for env in (self._env, *self.envs(to_change=False)):
+            for env in self._sub_envs.single:
                 env.close()
 
     def _gathered(self, infos: Iterable[tuple[int, Info]]) -> Info:
@@ -290,7 +291,13 @@ class NOSBenchEditVectorEnv(ProgramVectorEnv):
 
 
 class _SubEnvs(Protocol):
-    """The sub-envs of a vector env, however they are kept."""
+    """The sub-envs of a vector env, however they are kept.
+
+    Attributes:
+        single: Single environments that have been made for it.
+    """
+
+    single: list[ProgramEnv]
 
     @property
     def last_evaluations(self) -> list[Evaluation | None]: ...
@@ -307,43 +314,42 @@ class _SubEnvs(Protocol):
     def step(self, actions: Integers, over: Flags, reset_at_once: bool) -> Transition:
         """Takes a step in each sub-env; but resets those whose episode is over. Or else nothing has happened."""
 
-    def envs(self, over: Flags) -> Sequence[ProgramEnv]:
+    def envs(self, over: Flags) -> list[ProgramEnv]:
         """The sub-envs as they are now, given whose episode is over."""
 
 
 class _SeparateEnvs:
     """Sub-envs that are single environments."""
 
-    def __init__(self, envs: Sequence[ProgramEnv]) -> None:
-        self._envs = envs
-        space = envs[0].observation_space
-        self._observations = np.zeros((len(envs), *(space.shape or ())), dtype=space.dtype)
+    def __init__(self, envs: list[ProgramEnv], observations: Integers) -> None:
+        self.single = envs
+        self._observations = observations
 
     @property
     def last_evaluations(self) -> list[Evaluation | None]:
-        return [env.last_evaluation for env in self._envs]
+        return [env.last_evaluation for env in self.single]
 
     def observations(self) -> Integers:
         return self._observations.copy()
 
     def action_masks(self) -> Flags:
-        return np.stack([env.action_masks() for env in self._envs])
+        return np.stack([env.action_masks() for env in self.single])
 
     def reset(
         self, which: Flags, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
     ) -> dict[int, Info]:
         infos = {}
         for number in np.flatnonzero(which).tolist():
-            self._observations[number], info = self._envs[number].reset(seed=seeds[number], options=options[number])
+            self._observations[number], info = self.single[number].reset(seed=seeds[number], options=options[number])
             if info:
                 infos[number] = info
         return infos
 
     def step(self, actions: Integers, over: Flags, reset_at_once: bool) -> Transition:
         steps = np.flatnonzero(~over).tolist()
-        proposals = {number: self._envs[number].propose(actions[number]) for number in steps}
+        proposals = {number: self.single[number].propose(actions[number]) for number in steps}
         asked = list(dict.fromkeys(program for proposal in proposals.values() for program in proposal.programs))
-        known = dict(zip(asked, self._envs[0].evaluate(asked), strict=True))
+        known = dict(zip(asked, self.single[0].evaluate(asked), strict=True))
         # From here on nothing fails.
         ended = np.zeros(len(over), dtype=np.bool_)
         taken = Transition(np.zeros(len(over)), ended, ended.copy())
@@ -359,12 +365,12 @@ class _SeparateEnvs:
                 self._reset_alone([number], taken.reset_infos)
         return taken
 
-    def envs(self, over: Flags) -> Sequence[ProgramEnv]:
-        return self._envs
+    def envs(self, over: Flags) -> list[ProgramEnv]:
+        return self.single
 
     def _reset_alone(self, numbers: Iterable[int], infos: dict[int, Info]) -> None:
         for number in numbers:
-            self._observations[number], info = self._envs[number].reset()
+            self._observations[number], info = self.single[number].reset()
             if info:
                 infos[number] = info
 
@@ -374,9 +380,9 @@ class _EnvsOnBoard:
 
     def __init__(self, env: ProgramEnv, board: Board, count: int) -> None:
         self.last_evaluations: list[Evaluation | None] = [None] * count
+        self.single = [env]  # the others are made when asked for
         self._env, self._board = env, board
-        self._single: list[ProgramEnv] = []  # made when asked for
-        self._new_seeds: list[int | None] = [None] * count  # given since then
+        self._new_seeds: list[int | None] = [None] * count  # that the single environments have not heard of
 
     def observations(self) -> Integers:
         return self._board.observations()
@@ -418,16 +424,15 @@ class _EnvsOnBoard:
         self._board = board
         return taken
 
-    def envs(self, over: Flags) -> Sequence[ProgramEnv]:
-        if not self._single:
-            self._single = [self._env, *(self._env.fork() for _ in over[1:])]
-        for number, env in enumerate(self._single):
+    def envs(self, over: Flags) -> list[ProgramEnv]:
+        self.single += [self._env.fork() for _ in over[len(self.single) :]]
+        for number, env in enumerate(self.single):
             if (seed := self._new_seeds[number]) is not None:
                 env.reset(seed=seed)
                 self._new_seeds[number] = None
             env.set_state(self._board.state(number) | {"over": bool(over[number])})
             env.last_evaluation = self.last_evaluations[number]
-        return self._single
+        return self.single
 
 
 def _choices(space: gymnasium.Space[Any]) -> NDArray[np.int64] | int:
