@@ -168,7 +168,7 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
         return self._text() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Ends worker processes and closes the store, so that all results are in its file; evaluating opens both again."""
+        """Ends workers and closes the store, so that all results are in its file; an evaluation opens both again."""
         if self._oracle is not None and self._injected is None:
             self._oracle.close()
 

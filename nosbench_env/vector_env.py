@@ -193,13 +193,19 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Each sub-env's attribute, or what its method gives if it is one."""
+        """What a method of each sub-env gives, or its attribute of that name if it is no method."""
+        return tuple(self.call_in(range(self.num_envs), name, *args, **kwargs))
+
+    def call_in(self, numbers: Iterable[int], name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """The same for some of the sub-envs."""
         if name == "action_masks":
-            return tuple(self.action_masks())
-        found = [getattr(env, name) for env in self.envs(to_change=False)]
-        if callable(found[0]) and name not in _READING:
-            found = [getattr(env, name) for env in self.envs()]
-        return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
+            masks = self.action_masks()
+            return [masks[number] for number in numbers]
+        envs = self.envs(to_change=False)
+        if callable(getattr(envs[0], name)) and name not in _READING:
+            envs = self.envs()
+        found = [getattr(envs[number], name) for number in numbers]
+        return [each(*args, **kwargs) if callable(each) else each for each in found]
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The same as `call`, as in Gymnasium's vector envs."""
