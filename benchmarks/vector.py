@@ -1,12 +1,12 @@
-"""How fast many envs at once are: steps a second, and what is left of the oracle's speed when it evaluates batches.
+"""How fast many envs at once are: steps a second, and what they leave of the speed of an oracle asked in batches.
 
-All in one process and one thread, with 64 sub-envs, random actions that the masks allow, drawing them and resets counted.
+All in one process and one thread: 64 sub-envs, random actions that the masks allow, drawing them and resets counted.
 
 Steps: against an oracle that answers at once. So all of the envs' own work is counted, also that of an episode's last
 step (making the program and its text), and the evaluation is not. "ours" is our vector env, "sync" Gymnasium's
-SyncVectorEnv; "sb3" is our bridge to stable-baselines3, "dummy" its DummyVecEnv. Both are made as users make them.
+SyncVectorEnv; "sb3" is our bridge to stable-baselines3, "dummy" its DummyVecEnv. All are made as users make them.
 
-Batches: against an oracle that takes 1 ms a program. "share" is the time of the oracle asked for the same batches alone,
+Batches: against an oracle that takes 1 ms a program. "share" is the time that it takes for the same batches alone,
 divided by that of the envs.
 """
 

@@ -259,36 +259,36 @@ def test_make_vec_takes_it_by_default_and_its_spec_travels() -> None:
     spec = gymnasium.envs.registration.EnvSpec.from_json(envs.spec.to_json())
     again = gymnasium.make_vec(spec)
     assert (again.num_envs, again.metadata["autoreset_mode"]) == (3, AutoresetMode.SAME_STEP)
-    assert "autoreset_mode" not in NOSBenchTokenEnv.metadata
+    assert make("tokens").metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rendering"])  # Gymnasium 1.1 can't compare texts
 def test_gymnasiums_check_finds_no_difference_from_its_sync_vector_env(kind: str) -> None:
     oracle = MadeUpOracle()
     envs, sync = make(kind, 1, oracle=oracle), make_sync(kind, 1, AutoresetMode.NEXT_STEP, oracle=oracle)
     check_environments_match(envs, sync, 100)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-def test_gymnasiums_wrappers_take_it(mode: AutoresetMode) -> None:
-    def wrapped(envs: Any) -> Any:
-        envs = vector_wrappers.ClipReward(vector_wrappers.RecordEpisodeStatistics(envs), max_reward=1.0)
-        return vector_wrappers.DictInfoToList(envs)
+def with_statistics(envs: Any) -> Any:
+    return vector_wrappers.ClipReward(vector_wrappers.RecordEpisodeStatistics(envs), max_reward=1.0)
 
-    oracle = MadeUpOracle()
-    envs, sync = (
-        wrapped(each)
-        for each in (make("tokens", autoreset_mode=mode, oracle=oracle), make_sync("tokens", 3, mode, oracle=oracle))
-    )
-    rng = np.random.default_rng(0)
+
+@pytest.mark.parametrize("wrap", [with_statistics, vector_wrappers.DictInfoToList])
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_gymnasiums_wrappers_take_it(mode: AutoresetMode, wrap: Any) -> None:
+    oracle, rng = MadeUpOracle(), np.random.default_rng(0)
+    envs = wrap(make("tokens", autoreset_mode=mode, oracle=oracle))
+    sync = wrap(make_sync("tokens", 3, mode, oracle=oracle))
     assert_same(envs.reset(seed=0), sync.reset(seed=0))
     for _ in range(40):
         actions = draw_actions(envs.unwrapped, rng, 0.2)
         found, expected = envs.step(actions), sync.step(actions)
-        for info in found[4] + expected[4]:
+        if wrap is with_statistics:
             # SyncVectorEnv takes the mask out of its caller's options, so the wrapper forgets those not reset as well.
             for key in ["t"] if mode != AutoresetMode.DISABLED else ["t", "l", "r"]:
-                info.get("episode", {}).pop(key, None)
+                found[4].get("episode", {}).pop(key, None)
+                expected[4].get("episode", {}).pop(key, None)
         assert_same(found, expected)
         if mode == AutoresetMode.DISABLED and found[2].any():
             for each in (envs, sync):
