@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Info = dict[str, Any]
+Evaluate = Callable[[Sequence[Program]], "list[Evaluation]"]
 VectorStep = tuple[Integers, NDArray[np.float64], Flags, Flags, Info]
 
 _READING = frozenset({"action_masks", "fork", "get_state", "render"})  # methods that change nothing in a sub-env
@@ -85,6 +86,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
             raise ValueError(f"num_envs must be an integer >= 1, got {num_envs!r}")
         self.num_envs, self.autoreset_mode = num_envs, _autoreset_mode(autoreset_mode)
         env = self._env = self.env_type(**arguments)
+        self._epochs, self._training_seed = arguments.get("epochs"), arguments.get("training_seed", 0)
         self.metadata = env.metadata | {"autoreset_mode": self.autoreset_mode}
         self.render_mode = env.render_mode
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
@@ -95,10 +97,10 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         self._over = np.zeros(num_envs, dtype=np.bool_)
         self._sub_envs: _SubEnvs
         if self.board_type is None or env.render_mode is not None or env.search_space.constraints:
-            envs = [env, *(env.fork() for _ in range(num_envs - 1))]
-            self._sub_envs = _SeparateEnvs(envs, np.zeros(self.observation_space.shape or (), dtype=np.int64))
+            envs, shape = [env, *(env.fork() for _ in range(num_envs - 1))], self.observation_space.shape or ()
+            self._sub_envs = _SeparateEnvs(envs, np.zeros(shape, dtype=np.int64), self._evaluate)
         else:
-            self._sub_envs = _EnvsOnBoard(env, self.board_type(env.search_space, num_envs), num_envs)
+            self._sub_envs = _EnvsOnBoard(env, self.board_type(env.search_space, num_envs), self._evaluate)
 
     @property
     def oracle(self) -> Oracle:
@@ -189,7 +191,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         """The single environments; stepping is slow once they were taken to be changed."""
         envs = self._sub_envs.envs(self._over | ~self._begun)
         if to_change:
-            self._sub_envs = _SeparateEnvs(envs, self.observations())
+            self._sub_envs = _SeparateEnvs(envs, self.observations(), self._evaluate)
         return envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -239,6 +241,11 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         if hasattr(self, "_sub_envs"):  # not if an argument was wrong
             for env in self._sub_envs.single:
                 env.close()
+
+    def _evaluate(self, programs: Sequence[Program]) -> list[Evaluation]:
+        if not programs:
+            return []  # loads no torch
+        return self.oracle.query_many(programs, self._epochs, self._training_seed, last_epoch_only=True)
 
     def _gathered(self, infos: Iterable[tuple[int, Info]]) -> Info:
         gathered: Info = {}
@@ -327,9 +334,9 @@ class _SubEnvs(Protocol):
 class _SeparateEnvs:
     """Sub-envs that are single environments."""
 
-    def __init__(self, envs: list[ProgramEnv], observations: Integers) -> None:
+    def __init__(self, envs: list[ProgramEnv], observations: Integers, evaluate: Evaluate) -> None:
         self.single = envs
-        self._observations = observations
+        self._observations, self._evaluate = observations, evaluate
 
     @property
     def last_evaluations(self) -> list[Evaluation | None]:
@@ -355,7 +362,7 @@ class _SeparateEnvs:
         steps = np.flatnonzero(~over).tolist()
         proposals = {number: self.single[number].propose(actions[number]) for number in steps}
         asked = list(dict.fromkeys(program for proposal in proposals.values() for program in proposal.programs))
-        known = dict(zip(asked, self.single[0].evaluate(asked), strict=True))
+        known = dict(zip(asked, self._evaluate(asked), strict=True))
         # From here on nothing fails.
         ended = np.zeros(len(over), dtype=np.bool_)
         taken = Transition(np.zeros(len(over)), ended, ended.copy())
@@ -384,10 +391,11 @@ class _SeparateEnvs:
 class _EnvsOnBoard:
     """Sub-envs that are rows of arrays."""
 
-    def __init__(self, env: ProgramEnv, board: Board, count: int) -> None:
+    def __init__(self, env: ProgramEnv, board: Board, evaluate: Evaluate) -> None:
+        count = len(board.rows)
         self.last_evaluations: list[Evaluation | None] = [None] * count
         self.single = [env]  # the others are made when asked for
-        self._env, self._board = env, board
+        self._env, self._board, self._evaluate = env, board, evaluate
         self._new_seeds: list[int | None] = [None] * count  # that the single environments have not heard of
 
     def observations(self) -> Integers:
@@ -415,7 +423,7 @@ class _EnvsOnBoard:
             if rows not in programs:
                 programs[rows] = board.program(number)
         asked = {rows: programs[rows] for number, rows in written.items() if not refused[number]}
-        known = dict(zip(asked, self._env.evaluate(list(asked.values())), strict=True))
+        known = dict(zip(asked, self._evaluate(list(asked.values())), strict=True))
         # From here on nothing fails.
         taken = Transition(np.zeros(len(over)), ended, np.zeros_like(ended))
         failure = self._env.failure_reward
