@@ -89,9 +89,9 @@ def test_every_step_is_that_of_gymnasiums_sync_vector_env(
     kind: str, mode: AutoresetMode, seed: int, wildness: float
 ) -> None:
     rng = np.random.default_rng(seed)
-    oracle = MadeUpOracle()
+    oracle, sync_oracle = MadeUpOracle(), MadeUpOracle()
     envs = make(kind, 3, autoreset_mode=mode, oracle=oracle)
-    sync = make_sync(kind, 3, mode, oracle=oracle)
+    sync = make_sync(kind, 3, mode, oracle=sync_oracle)
     assert_same(envs.reset(seed=seed % 100), sync.reset(seed=seed % 100))
     for _ in range(30 if "paper" not in kind else 60):
         masks = envs.action_masks()
@@ -100,6 +100,9 @@ def test_every_step_is_that_of_gymnasiums_sync_vector_env(
         found, expected = envs.step(actions), sync.step(actions)
         assert_same(found, expected)
         assert_same(envs.last_evaluations, list(sync.get_attr("last_evaluation")))
+        asked = {program for programs in sync_oracle.calls for program in programs}
+        assert [set(programs) for programs in oracle.calls] == ([asked] if asked else [])
+        oracle.calls, sync_oracle.calls = [], []
         over = found[2] | found[3]
         if mode == AutoresetMode.DISABLED and over.any():
             which = over | (rng.random(3) < 0.2)
