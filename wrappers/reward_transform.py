@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
+from nosbench_env.wrappers.final_reward import FinalReward
 
-class RewardTransform(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+
+class RewardTransform(FinalReward):
     """Multiplies an episode's final reward by `scale`, then clips it to `[low, high]`.
 
-    All other rewards are 0 and stay so. A positive scale alone keeps the optimal policy. Clipping makes programs beyond
-    a bound equally good (or bad): the optimal policy is kept as long as the best program's scaled reward lies between
-    `low` and `high`.
+    **Optimal policy:** a positive scale alone keeps it. Clipping makes programs beyond a bound equally good (or bad);
+    without discounting (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between
+    `low` and `high`. With a smaller gamma, clipping also changes what a longer program is worth.
 
     Args:
         env: The environment.
@@ -40,11 +42,8 @@ class RewardTransform(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
             raise ValueError(f"low must be below high, got {low!r} and {high!r}")
         self.scale, self.low, self.high = scale, low, high
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's, with the final reward transformed."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated:
-            reward = float(reward) * self.scale
-            reward = reward if self.low is None else max(reward, self.low)
-            reward = reward if self.high is None else min(reward, self.high)
-        return observation, reward, terminated, truncated, info
+    def final_reward(self, reward: float) -> float:
+        """The reward, scaled and clipped."""
+        reward *= self.scale
+        reward = reward if self.low is None else max(reward, self.low)
+        return reward if self.high is None else min(reward, self.high)

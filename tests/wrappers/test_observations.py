@@ -1,0 +1,69 @@
+"""The wrappers that change observations."""
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given
+from play import IDS, InstantOracle, allowed_action, random_loss
+from strategies import programs
+
+from nosbench_env import NOSBenchEnv, Program, SearchSpace
+from nosbench_env.wrappers import ActionMaskObservation, FlatObservation, OneHotObservation, TokenObservation
+
+SPACE = SearchSpace()
+
+
+def written(env: gymnasium.Env, program: Program) -> np.ndarray:
+    """The observation after the first instructions of a program, at most 19."""
+    observation, _ = env.reset()
+    for instruction in program[:19]:
+        observation, *_ = env.step(SPACE.encode(instruction))
+    return observation
+
+
+def env() -> NOSBenchEnv:
+    return NOSBenchEnv("toy", oracle=InstantOracle(random_loss))
+
+
+@given(programs())
+def test_one_hot_and_flat_say_what_the_observation_says(program: Program) -> None:
+    plain = written(env(), program)
+    nvec = env().observation_space.nvec
+    one_hot = written(OneHotObservation(env()), program)
+    factors = np.split(one_hot, np.cumsum(nvec)[:-1])
+    assert [factor.argmax() for factor in factors] == plain.tolist()
+    assert one_hot.sum() == len(nvec)
+    flat = written(FlatObservation(env()), program)
+    assert np.rint(flat * (nvec - 1)).astype(int).tolist() == plain.tolist()
+
+
+def test_token_observation_is_the_instructions_in_a_row() -> None:
+    program = Program.parse("r9 = exp(step); r19 = interpolate(param, grad, r9)")
+    tokens = written(TokenObservation(env()), program)
+    # Functions are numbered as in FUNCTIONS, 26 is STOP, slot s is 27 + s.
+    assert tokens[:8].tolist() == [1, 29, 36, 24, 27, 28, 36, 46]
+    assert (tokens[8:] == 26).all()
+    assert tokens.shape == (100,)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_action_masks_in_the_observation_are_those_of_the_env(env_id: str) -> None:
+    wrapped = ActionMaskObservation(gymnasium.make(f"nosbench_env:{env_id}", task="toy", epochs=1, store="sqlite://"))
+    rng = np.random.default_rng(0)
+    observation, _ = wrapped.reset()
+    terminated = False
+    while not terminated:
+        assert np.array_equal(observation["action_mask"], wrapped.unwrapped.action_masks())
+        assert observation["action_mask"].dtype == np.float32
+        observation, _, terminated, _, _ = wrapped.step(allowed_action(wrapped, rng))
+
+
+@pytest.mark.parametrize("wrapper", [OneHotObservation, FlatObservation, TokenObservation])
+def test_masks_are_put_outside_of_all_else(wrapper: type[gymnasium.Wrapper]) -> None:
+    with pytest.raises(ValueError, match=r"env must have (its own|MultiDiscrete) observations, got"):
+        wrapper(ActionMaskObservation(env()))
+
+
+def test_masks_need_an_env_that_has_them() -> None:
+    with pytest.raises(ValueError, match=r"env must have action_masks\(\)"):
+        ActionMaskObservation(gymnasium.make("CartPole-v1"))
