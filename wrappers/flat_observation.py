@@ -37,4 +37,5 @@ class FlatObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstru
 
     def observation(self, observation: NDArray[np.int64]) -> NDArray[np.float32]:
         """The observation, from 0 to 1."""
-        return np.divide(observation, self._largest, dtype=np.float32)
+        scaled: NDArray[np.float32] = (observation / self._largest).astype(np.float32)
+        return scaled

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.wrappers.final_reward import FinalReward
 
-
-class LengthCost(FinalReward):
+class LengthCost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Subtracts `cost` from an episode's final reward for each instruction of its program.
 
     **Optimal policy:** changed: of two programs the shorter is now better if its loss is less than `cost` times the
@@ -31,8 +29,11 @@ class LengthCost(FinalReward):
         super().__init__(env)
         if not math.isfinite(cost) or cost <= 0:
             raise ValueError(f"cost must be a finite number above 0, got {cost!r}")
-        self.cost = cost
+        self.cost = float(cost)
 
-    def final_reward(self, reward: float) -> float:
-        """The reward less the cost of the program's instructions."""
-        return reward - self.cost * len(self.get_wrapper_attr("program"))
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """As the env's; the last step of an episode pays for the program's instructions."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated:
+            reward = float(reward) - self.cost * len(self.get_wrapper_attr("program"))
+        return observation, reward, terminated, truncated, info

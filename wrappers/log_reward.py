@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.wrappers.final_reward import FinalReward
+from nosbench_env.wrappers.evaluation_reward import EvaluationReward, check_pays_once
 
 
-class LogReward(FinalReward):
+class LogReward(EvaluationReward):
     """Pays `sign(r) * log(1 + |r|)` for an episode's final reward r.
 
     Bad programs then differ less, and good ones, whose rewards lie around 0, by as much as before: -20 becomes -3.04,
@@ -22,12 +22,16 @@ class LogReward(FinalReward):
 
     Args:
         env: The environment.
+
+    Raises:
+        ValueError: If the env pays more than once an episode (`NOSBenchEdit-v0` with `evaluate="step"`).
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
+        check_pays_once(env, "LogReward")
 
-    def final_reward(self, reward: float) -> float:
+    def changed(self, reward: float) -> float:
         """The reward on the logarithmic scale."""
         return math.copysign(math.log1p(abs(reward)), reward)

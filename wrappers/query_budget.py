@@ -25,8 +25,9 @@ class QueryBudget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         except BudgetSpent:
             model.save("ppo")
 
-    An invalid program that is never evaluated costs nothing. In a vector env every env has a budget of its own. RLlib
-    restarts a worker that raises: give it a stopping criterion instead.
+    A step that evaluates a program is a query. Invalid programs cost nothing; nor does what is asked for comparison,
+    the start of `NOSBenchEdit-v0` and the reference of `RelativeReward`. In a vector env every env has a budget of its
+    own. RLlib restarts a worker that raises: give it a stopping criterion instead.
 
     **Optimal policy:** kept, for as long as there are queries left.
 

@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.wrappers.final_reward import FinalReward
+from nosbench_env.wrappers.evaluation_reward import EvaluationReward, check_pays_once
 
 
-class RankReward(FinalReward):
+class RankReward(EvaluationReward):
     """Pays the share of the last `window` episodes whose final reward was lower; those that were equal count half.
 
     Rewards lie from 0 to 1 whatever the task's unit, and the first episode's is 0.5. `reset(seed=...)` forgets the
@@ -26,12 +26,14 @@ class RankReward(FinalReward):
         window: How many episodes to compare with.
 
     Raises:
-        ValueError: If `window` is not a positive integer.
+        ValueError: If `window` is not a positive integer, or the env pays more than once an episode (`NOSBenchEdit-v0`
+            with `evaluate="step"`).
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], window: int = 100) -> None:
         RecordConstructorArgs.__init__(self, window=window)
         super().__init__(env)
+        check_pays_once(env, "RankReward")
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window must be a positive integer, got {window!r}")
         self._last: deque[float] = deque(maxlen=window)
@@ -42,7 +44,7 @@ class RankReward(FinalReward):
             self._last.clear()
         return self.env.reset(seed=seed, options=options)
 
-    def final_reward(self, reward: float) -> float:
+    def changed(self, reward: float) -> float:
         """The rank, from 0 to 1."""
         below = sum((other < reward) + 0.5 * (other == reward) for other in self._last)
         rank = below / len(self._last) if self._last else 0.5

@@ -7,12 +7,14 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
+from nosbench_env.edit_env import NOSBenchEditEnv
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import Program
-from nosbench_env.wrappers.final_reward import FinalReward
+from nosbench_env.program_env import value
+from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 
-class RelativeReward(FinalReward):
+class RelativeReward(EvaluationReward):
     """Subtracts from an episode's final reward what `reference` would be paid: 0 is as good as it, above 0 better.
 
     The reference is evaluated when the first episode ends, by the env's oracle and under the env's conditions; that is
@@ -26,24 +28,29 @@ class RelativeReward(FinalReward):
         reference: A name in `KNOWN_PROGRAMS`, or a program's text.
 
     Raises:
-        ValueError: If the reference is no program; at the first episode's end, if its loss is not finite.
+        ValueError: If the reference is no program, or the env `NOSBenchEdit-v0`, which already pays how much better a
+            program is than the one it started from; at the first episode's end, if the reference's loss is not finite.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], reference: str = "AdamW") -> None:
         RecordConstructorArgs.__init__(self, reference=reference)
         super().__init__(env)
+        if isinstance(env.unwrapped, NOSBenchEditEnv):
+            raise ValueError(
+                "RelativeReward is not for NOSBenchEdit-v0, whose rewards are relative to its start already"
+            )
         self.reference = KNOWN_PROGRAMS[reference] if reference in KNOWN_PROGRAMS else Program.parse(reference)
         self._reference_reward: float | None = None
 
-    def final_reward(self, reward: float) -> float:
+    def changed(self, reward: float) -> float:
         """The reward less the reference's."""
         if self._reference_reward is None:
             self._reference_reward = self._evaluate_reference()
         return reward - self._reference_reward
 
     def _evaluate_reference(self) -> float:
-        env: Any = self.unwrapped
-        evaluation = env.oracle.query(self.reference, env._epochs, env._training_seed, last_epoch_only=True)
+        evaluate = self.get_wrapper_attr("evaluate")
+        (evaluation,) = evaluate([self.reference])
         if evaluation.status != "ok":
             raise ValueError(f"the reference's loss must be finite, got {evaluation.loss} of\n{self.reference}")
-        return max(-float(evaluation.loss), float(env.failure_reward))
+        return value(evaluation, self.get_wrapper_attr("failure_reward"))

@@ -8,15 +8,17 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.wrappers.final_reward import FinalReward
+from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 
-class RewardTransform(FinalReward):
-    """Multiplies an episode's final reward by `scale`, then clips it to `[low, high]`.
+class RewardTransform(EvaluationReward):
+    """Multiplies the reward of an evaluated program by `scale`, then clips it to `[low, high]`.
 
     **Optimal policy:** a positive scale alone keeps it. Clipping makes programs beyond a bound equally good (or bad);
     without discounting (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between
-    `low` and `high`. With a smaller gamma, clipping also changes what a longer program is worth.
+    `low` and `high`. With a smaller gamma, clipping also changes what a longer program is worth. In `NOSBenchEdit-v0`
+    with `evaluate="step"` every improvement is clipped by itself, so that clipped rewards no longer add up to the whole
+    improvement, and the optimal policy changes.
 
     Args:
         env: The environment.
@@ -40,9 +42,10 @@ class RewardTransform(FinalReward):
             raise ValueError(f"scale must be positive, got {scale!r}: another sign would reward bad programs")
         if low is not None and high is not None and low >= high:
             raise ValueError(f"low must be below high, got {low!r} and {high!r}")
-        self.scale, self.low, self.high = scale, low, high
+        self.scale = float(scale)
+        self.low, self.high = None if low is None else float(low), None if high is None else float(high)
 
-    def final_reward(self, reward: float) -> float:
+    def changed(self, reward: float) -> float:
         """The reward, scaled and clipped."""
         reward *= self.scale
         reward = reward if self.low is None else max(reward, self.low)

@@ -6,24 +6,22 @@ import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
-from play import IDS, InstantOracle, allowed_action, random_loss
+from play import IDS, InstantOracle, allowed_action, instant_env, random_loss
 from strategies import programs
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace, canonical_form
 from nosbench_env.wrappers import PotentialShaping
-from nosbench_env.wrappers.potential_shaping import POTENTIALS, holds_gradient, usable_share
+from nosbench_env.wrappers.potential_shaping import POTENTIALS, holds_gradient, lost, usable_share
 
 SPACE = SearchSpace()
-ENVS = {env_id: gymnasium.spec(f"nosbench_env:{env_id}") for env_id in IDS}
 
 
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("potential", POTENTIALS)
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_shaping_rewards_of_an_episode_sum_to_0(env_id: str, potential: str, gamma: float) -> None:
-    entry_point = gymnasium.envs.registration.load_env_creator(ENVS[env_id].entry_point)
-    plain = entry_point("toy", oracle=InstantOracle(random_loss))
-    shaped = PotentialShaping(entry_point("toy", oracle=InstantOracle(random_loss)), gamma, potential, scale=2.0)
+    plain, env = instant_env(env_id, random_loss), instant_env(env_id, random_loss)
+    shaped = PotentialShaping(env, gamma, potential, scale=2.0)
     rng = np.random.default_rng(0)
     paid_on_the_way = 0
     for _ in range(20):
@@ -66,14 +64,9 @@ def test_stepping_from_another_state_pays_that_states_difference() -> None:
 
 @given(programs(max_size=8, memory_size=12), programs(min_size=0, max_size=8, memory_size=12))
 def test_what_is_not_usable_makes_no_difference_however_a_program_goes_on(begun: Program, rest: Program) -> None:
-    without = [
-        Program((*begun[:place], *begun[place + 1 :]))
-        for place in range(len(begun) - 1)
-        if usable_share(begun) * len(begun)
-        == usable_share(Program((*begun[:place], *begun[place + 1 :]))) * (len(begun))
-    ]
-    for program in without:
-        assert canonical_form(Program((*program, *rest))) == canonical_form(Program((*begun, *rest)))
+    for place in lost(begun):
+        without = Program((*begun[:place], *begun[place + 1 :], *rest))
+        assert canonical_form(without) == canonical_form(Program((*begun, *rest)))
 
 
 @pytest.mark.parametrize(

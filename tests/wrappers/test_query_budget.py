@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import IDS, InstantOracle, play_at_random
+from play import IDS, InstantOracle, instant_env, play_at_random
 from stable_baselines3 import PPO
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace
@@ -58,12 +58,19 @@ def test_whichever_is_spent_first_ends_it() -> None:
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_the_count_is_the_oracles(env_id: str) -> None:
+def test_every_evaluated_step_is_a_query(env_id: str) -> None:
     env = QueryBudget(gymnasium.make(f"nosbench_env:{env_id}", task="toy", epochs=1, store="sqlite://"), queries=1000)
     rng = np.random.default_rng(0)
-    for _ in range(3):
-        play_at_random(env, rng)
-    assert env.queries_used == env.unwrapped.oracle.statistics.queries > 0
+    infos = [info for _ in range(3) for *_, info in play_at_random(env, rng) if info]
+    assert env.queries_used == len(infos) > 0
+    assert env.distinct_used <= len({info["program"] for info in infos})
+
+
+def test_an_invalid_program_costs_nothing() -> None:
+    env = QueryBudget(instant_env("NOSBenchToken-v0", lambda _: 1.0), queries=1)
+    env.reset()
+    assert env.step(40)[4]["status"] == "invalid"
+    assert env.queries_used == 0
 
 
 def test_training_ends_with_the_budget_and_every_query_counts() -> None:

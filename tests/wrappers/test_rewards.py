@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import InstantOracle, random_loss
+from play import InstantOracle, instant_env, random_loss
 
 from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Program, SearchSpace
 from nosbench_env.wrappers import (
@@ -117,6 +117,23 @@ def test_failures_are_not_novel() -> None:
     assert play(NoveltyBonus(instant(lambda _: math.nan)), SGD) == -20.0
 
 
+def test_every_improvement_is_scaled_and_clipped_where_each_is_paid() -> None:
+    def rewards(**arguments: float) -> list[float]:
+        env = RewardTransform(instant_env("NOSBenchEdit-v0", told_loss, start="SGD"), **arguments)
+        env.reset()
+        delete, insert = [1, 0, *SPACE.encode(SGD[0])], [0, 0, *SPACE.encode(SGD[0])]
+        nothing = [1, 0, *SPACE.encode(SGD[0])]
+        env.step(delete), env.step(delete), env.step(delete)
+        paid = [env.step(action)[1] for action in (nothing, insert)]  # a program of 1 can't get shorter: not evaluated
+        env.reset()
+        return [*paid, env.step(delete)[1]]
+
+    assert len(SGD) == 4
+    assert rewards() == [0.0, -1.0, 1.0]
+    assert rewards(scale=2.0) == [0.0, -2.0, 2.0]
+    assert rewards(low=-3.0, high=-0.5) == [0.0, -1.0, -0.5]
+
+
 def test_length_costs_by_the_instruction() -> None:
     env = LengthCost(instant(told_loss), cost=0.5)
     assert play(env, of_loss(3)) == -4.5
@@ -157,6 +174,16 @@ def test_recorder_writes_a_line_for_each_finished_program(env: gymnasium.Env, tm
     assert [line["status"] for line in lines] == ["ok", "nan", "ok"]
     assert [line["hit"] for line in lines] == [False, True, True]
     assert lines[0]["loss"] == -rewards[0]
+
+
+def test_recorder_writes_a_line_for_an_invalid_end(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    env = EpisodeRecorder(instant_env("NOSBenchToken-v0", random_loss), path)
+    env.reset()
+    for token in (0, 28, 36, 40):  # r9 = square(grad), and a slot where a function should be
+        env.step(token)
+    expected = {"episode": 1, "reward": -20.0, "length": 4, "program": [["square", [1], 9]]}
+    assert json.loads(path.read_text()) == expected | {"loss": None, "status": "invalid"}
 
 
 def test_recorder_appends_to_an_existing_file(env: gymnasium.Env, tmp_path: Path) -> None:
