@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
-from play import IDS, InstantOracle, allowed_action, random_loss
+from play import IDS, InstantOracle, allowed_action, instant_env, random_loss
 from strategies import programs
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace
@@ -46,9 +46,31 @@ def test_token_observation_is_the_instructions_in_a_row() -> None:
     assert tokens.shape == (100,)
 
 
+def test_token_observation_is_the_actions_of_the_token_env() -> None:
+    tokens = TokenObservation(instant_env("NOSBenchToken-v0", random_loss))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        observation, _ = tokens.reset()
+        written: list[int] = []
+        terminated = False
+        while not terminated:
+            assert observation.tolist() == written + [26] * (100 - len(written))
+            written.append(allowed_action(tokens, rng))
+            observation, _, terminated, _, _ = tokens.step(written[-1])
+
+
+def test_token_observation_of_the_edit_env_ends_with_the_edits_left() -> None:
+    edits = TokenObservation(instant_env("NOSBenchEdit-v0", random_loss, start="SGD", max_edits=7))
+    observation, _ = edits.reset()
+    tokens = SPACE.tokens(edits.unwrapped.program)
+    assert observation[: len(tokens)].tolist() == tokens
+    assert observation[-1] == 7
+    assert (edits.step(allowed_action(edits, np.random.default_rng(0)))[0])[-1] == 6
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_action_masks_in_the_observation_are_those_of_the_env(env_id: str) -> None:
-    wrapped = ActionMaskObservation(gymnasium.make(f"nosbench_env:{env_id}", task="toy", epochs=1, store="sqlite://"))
+    wrapped = ActionMaskObservation(instant_env(env_id, random_loss))
     rng = np.random.default_rng(0)
     observation, _ = wrapped.reset()
     terminated = False

@@ -95,7 +95,7 @@ def test_both_checkers_pass_with_trainings(env_id: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("env_id", "name"), CASES)
 def test_spec_rebuilds_the_wrapped_env(env_id: str, name: str, tmp_path: Path) -> None:
-    spec = make(env_id, name, tmp_path, max_instructions=12).spec
+    spec = make(env_id, name, tmp_path, max_instructions=15).spec
     rebuilt = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(spec.to_json()))
     assert rebuilt.spec.additional_wrappers == spec.additional_wrappers
 
