@@ -14,9 +14,15 @@ from ray.rllib.examples.rl_modules.classes.action_masking_rlm import ActionMaski
 from nosbench_env.rllib import register_rllib
 
 
-def train(env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int = 1024, seed: int = 0) -> float:
-    """Trains; returns the mean return of the last iteration's episodes."""
+def train(
+    env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int = 1024, seed: int = 0, record: str = ""
+) -> float:
+    """Trains; returns the mean return of the last iteration's episodes. `record` is a file for all programs written."""
     register_rllib()
+    # The first is the innermost. RLlib's masking module wants masks in the observation, so that comes last.
+    wrappers = {"RewardTransform": {"low": -5.0}, "OneHotObservation": {}, "ActionMaskObservation": {}}
+    if record:
+        wrappers = {"EpisodeRecorder": {"path": record}, **wrappers}
     config = (
         PPOConfig()
         .environment(
@@ -24,9 +30,8 @@ def train(env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int
             env_config={
                 "task": "toy",
                 "epochs": 1,
-                "max_instructions": 10,
-                # The first is the innermost. RLlib's masking module wants masks in the observation, so that comes last.
-                "wrappers": {"RewardTransform": {"low": -5.0}, "OneHotObservation": {}, "ActionMaskObservation": {}},
+                "max_instructions": 15,
+                "wrappers": wrappers,
             },
         )
         .rl_module(rl_module_spec=RLModuleSpec(module_class=ActionMaskingTorchRLModule))

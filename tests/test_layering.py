@@ -40,6 +40,7 @@ LAYERS = [
     {"env"},
     {"token_env", "edit_env"},
     {"wrappers"},
+    {"rllib"},
     {"agents"},
     {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
     {"studies.cache_growth", "studies.cache_errors"},
