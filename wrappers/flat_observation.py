@@ -15,7 +15,7 @@ class FlatObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstru
     """Divides each number of a `MultiDiscrete` observation by the largest it can be: a `Box` from 0 to 1, float32.
 
     As long as the observation itself, so a network's first layer is small: 100 inputs where `OneHotObservation` has
-    2,020. The numbers name functions and slots, though, and being close means nothing.
+    2,040. The numbers name functions and slots, though, and being close means nothing.
 
     **Optimal policy:** kept; the observation says the same.
 

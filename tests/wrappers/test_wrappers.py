@@ -144,6 +144,18 @@ def test_rewards_and_ends_are_plain(wrapped: gymnasium.Env) -> None:
         assert "status" in info or not terminated
 
 
+def test_vector_envs_are_made_of_wrapped_envs_and_not_wrapped_themselves() -> None:
+    arguments = {"task": "toy", "num_envs": 2, "vectorization_mode": "sync"}
+    oracle = InstantOracle(lambda _: 1.0)
+    envs = gymnasium.make_vec("nosbench_env:NOSBenchToken-v0", **arguments, wrappers=[NoveltyBonus], oracle=oracle)
+    envs.reset()
+    for tokens in ([0, 0], [28, 28], [36, 36]):  # r9 = square(grad), in both
+        envs.step(np.array(tokens))
+    assert envs.step(np.array([26, 26]))[1].tolist() == [-0.9, -0.9]  # new to each
+    with pytest.raises(TypeError, match=r"Expected env to be a `gymnasium\.Env`"):
+        LogReward(envs)
+
+
 @pytest.mark.parametrize("name", ["LogReward", "RankReward", "RelativeReward"])
 def test_wrappers_that_need_one_reward_an_episode_refuse_the_edit_env(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} .*NOSBenchEdit-v0"):
