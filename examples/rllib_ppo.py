@@ -3,7 +3,7 @@
     pip install 'nosbench_env[ray]'
     python examples/rllib_ppo.py --iterations 10
 
-The toy task takes a minute. For the paper's task leave "task" and "epochs" out of `env_config`, and take your time.
+On the toy task an iteration takes some ten seconds. For the paper's task leave "task" and "epochs" out of `env_config`, and take your time.
 """
 
 import typer
@@ -15,7 +15,7 @@ from nosbench_env.rllib import register_rllib
 
 
 def train(
-    env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int = 1024, seed: int = 0, record: str = ""
+    env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int = 512, seed: int = 0, record: str = ""
 ) -> float:
     """Trains; returns the mean return of the last iteration's episodes. `record` is a file for all programs written."""
     register_rllib()
