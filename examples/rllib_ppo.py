@@ -3,7 +3,8 @@
     pip install 'nosbench_env[ray]'
     python examples/rllib_ppo.py --iterations 10
 
-On the toy task an iteration takes some ten seconds. For the paper's task leave "task" and "epochs" out of `env_config`, and take your time.
+On the toy task an iteration takes some ten seconds. For the paper's task leave "task" and "epochs" out of `env_config`,
+and take your time.
 """
 
 import typer
