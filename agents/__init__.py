@@ -5,12 +5,15 @@ from types import MappingProxyType
 
 from nosbench_env.agents.agent import Agent
 from nosbench_env.agents.policy import AgentPolicy
+from nosbench_env.agents.policy_gradient import PolicyGradient
 from nosbench_env.agents.random_search import RandomSearch
 from nosbench_env.agents.regularized_evolution import RegularizedEvolution
 from nosbench_env.agents.search import Budget, HistoryEntry, RunError, SearchResult, search
 
-# By the paper's abbreviations.
-AGENTS: Mapping[str, type[Agent]] = MappingProxyType({"rs": RandomSearch, "re": RegularizedEvolution})
+# By their names; "rs" and "re" are the paper's abbreviations.
+AGENTS: Mapping[str, type[Agent]] = MappingProxyType(
+    {"rs": RandomSearch, "re": RegularizedEvolution, "reinforce": PolicyGradient, "risk-seeking": PolicyGradient}
+)
 
 __all__ = [
     "AGENTS",
@@ -18,6 +21,7 @@ __all__ = [
     "AgentPolicy",
     "Budget",
     "HistoryEntry",
+    "PolicyGradient",
     "RandomSearch",
     "RegularizedEvolution",
     "RunError",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
-from nosbench_env.agents import AGENTS, Agent, RandomSearch, RegularizedEvolution
+from nosbench_env.agents import AGENTS, Agent, PolicyGradient, RandomSearch, RegularizedEvolution
 
 MAKERS: dict[str, Callable[[int], Agent]] = {
     "rs": lambda seed: RandomSearch(seed=seed),
@@ -16,6 +16,8 @@ MAKERS: dict[str, Callable[[int], Agent]] = {
     "re from AdamW": lambda seed: RegularizedEvolution(
         seed=seed, start=KNOWN_PROGRAMS["AdamW"], population_size=10, tournament_size=4
     ),
+    "reinforce": lambda seed: PolicyGradient(seed=seed, batch_size=8),
+    "risk-seeking": lambda seed: PolicyGradient(seed=seed, batch_size=8, risk_seeking=True, evolution=0.3),
 }
 everyone = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
