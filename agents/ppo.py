@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nosbench_env.env import NOSBenchEnv
 
 RANKED_LOSSES = 1000  # a loss is ranked among so many told last
-_PATIENCE = 10_000  # episodes in a row that may end with a program outside of the space
+_PATIENCE = 10_000  # episodes that may end outside of the space for one that does not
 _METRICS: Mapping[str, str] = MappingProxyType(
     {
         "train/policy_gradient_loss": "policy_loss",
@@ -151,14 +151,14 @@ class PPOAgent:
         failures = 0
         while len(programs) < check_number_asked(n):
             for episode in self._play(n - len(programs)):
-                if episode.program in self.space:
+                if episode.program is not None and episode.program in self.space:
                     programs.append(episode.program)
                     self._asked.setdefault(episode.program, deque()).append(episode)
                 else:
                     failures += 1
                     self._take(episode, math.inf)
-            if failures > _PATIENCE:
-                raise RuntimeError(f"{self.name} wrote {failures} programs in a row that are not in {self.space}")
+            if failures > _PATIENCE * n:
+                raise RuntimeError(f"{self.name} wrote {failures} programs that are not in {self.space}")
         return programs
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
@@ -242,7 +242,8 @@ class PPOAgent:
                     observations[number], _, over, _, _ = self._envs[number].step(action)
                     if over:
                         del observations[number]
-                        episodes[number].program = self._envs[number].program
+                        evaluation = self._envs[number].last_evaluation
+                        episodes[number].program = evaluation and evaluation.program
         return episodes
 
     def _take(self, episode: _Episode, loss: float) -> None:
@@ -334,10 +335,10 @@ class PPOAgent:
 
 
 class _Episode:
-    """An episode played: its actions, and what the policy said to each."""
+    """An episode played: its actions, what the policy said to each, and the program, if the env would evaluate one."""
 
     def __init__(self) -> None:
-        self.program = Program()
+        self.program: Program | None = None
         self.actions: list[Any] = []
         self.values: list[float] = []
         self.log_probs: list[float] = []
