@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class RandomSearch:
 
     def config(self) -> dict[str, Any]:
         """See `Agent.config`."""
-        return {"space": asdict(self.space), "seed": self.seed}
+        return {"space": self.space.to_json(), "seed": self.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Agent.state_dict`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ class RegularizedEvolution:
     def config(self) -> dict[str, Any]:
         """See `Agent.config`."""
         return {
-            "space": asdict(self.space),
+            "space": self.space.to_json(),
             "seed": self.seed,
             "start": None if self.start is None else self.start.to_json(),
             "population_size": self.population_size,

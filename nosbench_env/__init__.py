@@ -1,6 +1,7 @@
 """NOSBench as a Gymnasium environment: search for neural network optimizers, evaluated through a cached oracle.
 
-Importing this package registers `NOSBench-v0` and imports no torch; the public names below are loaded at first use.
+Importing this package registers `NOSBench-v0`, `NOSBenchToken-v0` and `NOSBenchEdit-v0`, and imports no torch; the
+public names below are loaded at first use.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from gymnasium import register
 if TYPE_CHECKING:
     from nosbench_env.canonical import CanonicalForm as CanonicalForm
     from nosbench_env.canonical import canonical_form as canonical_form
+    from nosbench_env.edit_env import NOSBenchEditEnv as NOSBenchEditEnv
     from nosbench_env.env import NOSBenchEnv as NOSBenchEnv
     from nosbench_env.fingerprints import Fingerprint as Fingerprint
     from nosbench_env.fingerprints import fingerprint as fingerprint
     from nosbench_env.functions import FUNCTIONS as FUNCTIONS
+    from nosbench_env.grammar import Draft as Draft
     from nosbench_env.known_programs import KNOWN_PROGRAMS as KNOWN_PROGRAMS
     from nosbench_env.optimizer import ProgramOptimizer as ProgramOptimizer
     from nosbench_env.oracle import Evaluation as Evaluation
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from nosbench_env.tasks import make_task as make_task
     from nosbench_env.tasks.task import Curve as Curve
     from nosbench_env.tasks.worker_pool import WorkerError as WorkerError
+    from nosbench_env.token_env import NOSBenchTokenEnv as NOSBenchTokenEnv
 
 # Public name -> the module that defines it.
 _PUBLIC = {
@@ -43,6 +47,7 @@ _PUBLIC = {
     "Program": "nosbench_env.program",
     "KNOWN_PROGRAMS": "nosbench_env.known_programs",
     "SearchSpace": "nosbench_env.search_space",
+    "Draft": "nosbench_env.grammar",
     "ProgramOptimizer": "nosbench_env.optimizer",
     "simplify": "nosbench_env.simplification",
     "CanonicalForm": "nosbench_env.canonical",
@@ -60,6 +65,8 @@ _PUBLIC = {
     "Evaluation": "nosbench_env.oracle",
     "Oracle": "nosbench_env.oracle",
     "NOSBenchEnv": "nosbench_env.env",
+    "NOSBenchTokenEnv": "nosbench_env.token_env",
+    "NOSBenchEditEnv": "nosbench_env.edit_env",
 }
 __all__ = list(_PUBLIC)
 
@@ -75,3 +82,5 @@ def __dir__() -> list[str]:
 
 
 register("NOSBench-v0", entry_point="nosbench_env.env:NOSBenchEnv")
+register("NOSBenchToken-v0", entry_point="nosbench_env.token_env:NOSBenchTokenEnv")
+register("NOSBenchEdit-v0", entry_point="nosbench_env.edit_env:NOSBenchEditEnv")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.functions import FUNCTIONS
+from nosbench_env.grammar import CONSTRAINTS, FIRST_SLOT_TOKEN, FUNCTION_NAMES, MAX_ARITY, STOP, Draft
 from nosbench_env.program import (
     FIRST_WRITABLE_SLOT,
     MAX_INSTRUCTIONS,
@@ -19,9 +20,6 @@ from nosbench_env.program import (
     Program,
 )
 
-FUNCTION_NAMES = tuple(FUNCTIONS)
-STOP = len(FUNCTION_NAMES)  # the function number of the action that ends a program
-MAX_ARITY = max(function.arity for function in FUNCTIONS.values())
 _ACTION_SHAPE = (2 + MAX_ARITY,)
 
 
@@ -31,8 +29,22 @@ class SearchSpace:
 
     The defaults are the paper's (Appendix F). Nothing the space draws or changes ever leaves it.
 
+    Nine of ten programs of the paper's space ignore the gradient, and of an average one most instructions change
+    nothing. `constraints` leave such programs out:
+
+    * "written": every slot that is read holds something: a constant, the weights, the gradient, the step, or what an
+      instruction of the program writes, be it later, for the next step.
+    * "used": the value of every instruction reaches the last one, in this step or in a later one; and at no point stand
+      more loose ends open than the instructions that may follow can tie up by two each (see `grammar`).
+    * "gradient": some instruction reads the gradient; together with "used", the update then depends on it.
+
+    Args:
+        max_instructions: Length of the longest program.
+        memory_size: Number of slots.
+        constraints: Any of the three; kept in alphabetical order.
+
     Raises:
-        ValueError: If a bound is out of the language's range.
+        ValueError: If a bound is out of the language's range, or a constraint is unknown.
 
     >>> space = SearchSpace()
     >>> program = space.sample(np.random.default_rng(0))
@@ -42,8 +54,12 @@ class SearchSpace:
 
     max_instructions: int = 20
     memory_size: int = 20
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.constraints, str) or not set(self.constraints) <= set(CONSTRAINTS):
+            raise ValueError(f"constraints must be some of {list(CONSTRAINTS)}, got {self.constraints!r}")
+        object.__setattr__(self, "constraints", tuple(sorted(set(self.constraints))))
         for name, low, high in (
             ("max_instructions", 1, MAX_INSTRUCTIONS),
             ("memory_size", FIRST_WRITABLE_SLOT + 1, MAX_SLOTS),
@@ -57,11 +73,25 @@ class SearchSpace:
             isinstance(program, Program)
             and 1 <= len(program) <= self.max_instructions
             and all(slot < self.memory_size for i in program for slot in (*i.inputs, i.output))
+            and (not self.constraints or self._obeys(program))
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, the arguments to make it anew; without the constraints if there are none."""
+        bounds = {"max_instructions": self.max_instructions, "memory_size": self.memory_size}
+        return bounds | ({"constraints": list(self.constraints)} if self.constraints else {})
+
     def sample(self, rng: np.random.Generator) -> Program:
-        """Draws a program (Appendix F): a length, then functions, inputs and outputs, all uniform."""
+        """Draws a program (Appendix F): a length, then functions, inputs and outputs, all uniform.
+
+        With constraints each token is drawn uniformly from those allowed where it stands.
+        """
         length = rng.integers(1, self.max_instructions, endpoint=True)
+        if self.constraints:
+            draft = self.draft(int(length))
+            while not draft.finished:
+                draft.push(int(rng.choice(np.flatnonzero(draft.mask()))))
+            return draft.program
         return Program(tuple(self.sample_instruction(rng) for _ in range(length)))
 
     def sample_instruction(self, rng: np.random.Generator) -> Instruction:
@@ -74,15 +104,16 @@ class SearchSpace:
         """Changes a program at one place: one of the paper's three mutations, equally likely (Appendix F).
 
         Inserts a random instruction anywhere, deletes one, or sets one input or output of one to a random slot (which
-        may be the one it was). A mutation that would leave the space is drawn again.
+        may be the one it was). A mutation that would leave the space is drawn again. Constraints do not shut any of the
+        three out, but they make some rare.
 
         Raises:
             InvalidProgram: If the program is not in the space.
         """
         if program not in self:
             raise InvalidProgram(f"the program is not in {self}; bring it there with admit()")
-        instructions = list(program)
         while True:
+            instructions = list(program)
             kind = rng.integers(3)
             if kind == 0 and len(instructions) < self.max_instructions:
                 instructions.insert(rng.integers(len(instructions), endpoint=True), self.sample_instruction(rng))
@@ -93,13 +124,15 @@ class SearchSpace:
                 instructions[place] = self._modify(instructions[place], rng)
             else:
                 continue
-            return Program(tuple(instructions))
+            mutant = Program(tuple(instructions))
+            if not self.constraints or self._obeys(mutant):
+                return mutant
 
     def admit(self, program: Program) -> Program:
         """The program itself if it is in the space, or else one that does the same with its slots renumbered to fit.
 
         Raises:
-            InvalidProgram: If it is empty, too long, or uses too many slots.
+            InvalidProgram: If it is empty, too long, uses too many slots, or does not obey the constraints.
             TypeError: If it is no program.
         """
         if not isinstance(program, Program):
@@ -108,6 +141,17 @@ class SearchSpace:
             return program
         if not 1 <= len(program) <= self.max_instructions:
             raise InvalidProgram(f"the space has 1 to {self.max_instructions} instructions, the program {len(program)}")
+        renumbered = self._renumbered(program)
+        for constraint in self.constraints:
+            if renumbered not in replace(self, constraints=(constraint,)):
+                raise InvalidProgram(
+                    f"the program does not obey the space's constraint {constraint!r} (see SearchSpace):\n{program}\n"
+                    "program.simplified() leaves out what makes no difference"
+                )
+        return renumbered
+
+    def _renumbered(self, program: Program) -> Program:
+        """The program with its slots renumbered to fit."""
         used = {slot for i in program for slot in (*i.inputs, i.output) if slot >= FIRST_WRITABLE_SLOT}
         outside = sorted(slot for slot in used if slot >= self.memory_size)
         free = [slot for slot in range(FIRST_WRITABLE_SLOT, self.memory_size) if slot not in used]
@@ -125,6 +169,58 @@ class SearchSpace:
                 for i in program
             )
         )
+
+    def draft(self, length: int | None = None) -> Draft:
+        """A new program of the space to be written token by token; of exactly so many instructions if that is given.
+
+        Raises:
+            ValueError: If there are no programs of that length.
+        """
+        if length is not None and not 1 <= length <= self.max_instructions:
+            raise ValueError(f"length must be from 1 to {self.max_instructions}, got {length!r}")
+        return Draft(self.max_instructions, self.memory_size, self.constraints, length)
+
+    @property
+    def token_count(self) -> int:
+        """The number of tokens: the functions, STOP, and the slots."""
+        return FIRST_SLOT_TOKEN + self.memory_size
+
+    def tokens(self, program: Program) -> list[int]:
+        """The tokens that write a program: function, inputs, output, function, ...; STOP unless it has full length.
+
+        Raises:
+            InvalidProgram: If it is too long or uses a slot outside the space.
+        """
+        if len(program) > self.max_instructions:
+            raise InvalidProgram(
+                f"the space has up to {self.max_instructions} instructions, the program {len(program)}"
+            )
+        found = []
+        for instruction in program:
+            slots = (*instruction.inputs, instruction.output)
+            if max(slots) >= self.memory_size:
+                raise InvalidProgram(f"'{instruction}' uses a slot outside the space's {self.memory_size}")
+            found += [FUNCTION_NAMES.index(instruction.function), *(FIRST_SLOT_TOKEN + slot for slot in slots)]
+        return found if len(program) == self.max_instructions else [*found, STOP]
+
+    def from_tokens(self, tokens: Sequence[int]) -> Program:
+        """The program that tokens write; the inverse of `tokens`.
+
+        Raises:
+            InvalidProgram: If they do not write a whole program of the space.
+        """
+        draft = self.draft()
+        for token in tokens:
+            draft.push(int(token))
+        if not draft.finished:
+            raise InvalidProgram(f"after {len(tokens)} tokens the program is not complete: it expects {draft.expects}")
+        return draft.program
+
+    def _obeys(self, program: Program) -> bool:
+        try:
+            return bool(self.from_tokens(self.tokens(program)))
+        except InvalidProgram:
+            return False
 
     @property
     def action_sizes(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"functions"},
     {"program"},
+    {"grammar"},
     {"known_programs", "search_space"},
     {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
     {"compiled.schedule", "canonical", "compiled.probe_machine"},
@@ -35,7 +36,9 @@ LAYERS = [
     {"portable", "store_survey", "rekeying"},
     {"exchange", "shipped_results", "pruning", "verification"},
     {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
+    {"program_env"},
     {"env"},
+    {"token_env", "edit_env"},
     {"wrappers"},
     {"agents"},
     {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
