@@ -1,4 +1,4 @@
-"""`PPOAgent`: stable-baselines3's PPO and sb3-contrib's MaskablePPO as search methods, asked and told like any other."""
+"""`PPOAgent`: stable-baselines3's PPO and sb3-contrib's MaskablePPO as search methods."""
 
 from __future__ import annotations
 
@@ -407,7 +407,10 @@ class _RandomState:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Lets the global generators go on from here; afterwards they are as the caller had them. One thread suffices."""
+        """Lets the global generators go on from here; afterwards they are as the caller had them.
+
+        In one thread, which suffices for small networks, and so that their number makes no difference.
+        """
         import torch
 
         threads, caller = torch.get_num_threads(), np.random.get_state()
