@@ -96,9 +96,8 @@ class AgentPolicy:
         }
         found = next((encoding for encoding, its_actions in known.items() if its_actions == actions), None)
         if found is None or self.encoding not in (None, found):
-            raise ValueError(
-                f"an action of the env must be an {self.encoding or 'instruction or a token'}, got {actions}"
-            )
+            wanted = {"instruction": "an instruction", "token": "a token", None: "an instruction or a token"}
+            raise ValueError(f"an action of the env must be {wanted[self.encoding]}, got {actions}")
         self.encoding = found
 
     def _next_action(self, number: int, observation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

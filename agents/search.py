@@ -220,7 +220,6 @@ def search(
     check_number_asked(batch_size, "batch_size")
     config = {
         "agent": agent.name,
-        **agent.config(),
         "task": oracle.task.name,
         "task_version": oracle.task.version,
         "arithmetic": oracle.task.arithmetic,
@@ -229,6 +228,8 @@ def search(
         "identity": oracle.identity,
         "batch_size": batch_size,
     }
+    # The agent's own names stand beside these, as in the runs of old; where it has the same, both are kept.
+    config |= {f"agent_{name}" if name in config else name: value for name, value in agent.config().items()}
     with _opened(Path(folder), config) if folder is not None else nullcontext() as run:
         result = SearchResult()
         batch = 0
