@@ -14,14 +14,11 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
 from nosbench_env.agents import AgentPolicy, PPOAgent, RandomSearch, RegularizedEvolution
 
-
 everywhere = pytest.mark.parametrize("name", ["NOSBench-v0", "NOSBenchToken-v0"])
 
 
 def make_env(name: str = "NOSBench-v0", **arguments: object) -> gymnasium.Env:
-    return gymnasium.make(
-        f"nosbench_env:{name}", task="toy", epochs=1, device="cpu", store="sqlite://", **arguments
-    )
+    return gymnasium.make(f"nosbench_env:{name}", task="toy", epochs=1, device="cpu", store="sqlite://", **arguments)
 
 
 class Listener(RandomSearch):
@@ -116,9 +113,7 @@ def test_evaluate_policy_plays_what_the_agent_asks_for_and_tells_all_of_it(
 def test_the_agent_is_told_of_programs_of_other_processes_too() -> None:
     agent = Listener(SearchSpace(3), 0)
     policy = AgentPolicy(agent)
-    envs = policy.wrap(
-        make_vec_env(partial(make_env, max_instructions=3), n_envs=1, vec_env_cls=SubprocVecEnv)
-    )
+    envs = policy.wrap(make_vec_env(partial(make_env, max_instructions=3), n_envs=1, vec_env_cls=SubprocVecEnv))
     evaluate_policy(policy, envs, n_eval_episodes=2)
     envs.close()
     assert [program for program, _ in agent.told] == agent.asked[:2]

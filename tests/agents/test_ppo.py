@@ -78,9 +78,7 @@ def test_it_learns_what_sb3_learns_from_playing_the_env(
     space = SearchSpace(max_instructions=length)
     rewards: dict[str, Any] = {"rewards": "loss", "failure_reward": -11.0}
     agent = PPOAgent(space, 7, masked=masked, **rewards, n_steps=64, minibatch_size=16, ent_coef=0.03, gamma=0.99)
-    env = (NOSBenchTokenEnv if masked else NOSBenchEnv)(
-        **space.to_json(), failure_reward=-11.0, oracle=MockOracle()
-    )
+    env = (NOSBenchTokenEnv if masked else NOSBenchEnv)(**space.to_json(), failure_reward=-11.0, oracle=MockOracle())
     model = type(agent.model)(
         "MlpPolicy",
         env,
@@ -166,7 +164,9 @@ def test_what_the_caller_draws_makes_no_difference(masked: bool) -> None:
 
 @both
 @hypothesis.given(
-    stops=st.lists(st.integers(1, 29), min_size=1, max_size=2), batch=st.integers(1, 7), saving=st.sampled_from(["always", "never"])
+    stops=st.lists(st.integers(1, 29), min_size=1, max_size=2),
+    batch=st.integers(1, 7),
+    saving=st.sampled_from(["always", "never"]),
 )
 @hypothesis.settings(max_examples=5, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_a_run_stopped_after_any_query_continues_as_if_it_had_not_been(
