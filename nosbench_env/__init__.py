@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nosbench_env.functions import FUNCTIONS as FUNCTIONS
     from nosbench_env.grammar import Draft as Draft
     from nosbench_env.known_programs import KNOWN_PROGRAMS as KNOWN_PROGRAMS
+    from nosbench_env.notation import pseudocode as pseudocode
     from nosbench_env.optimizer import ProgramOptimizer as ProgramOptimizer
     from nosbench_env.oracle import Evaluation as Evaluation
     from nosbench_env.oracle import Oracle as Oracle
@@ -50,6 +51,7 @@ _PUBLIC = {
     "Draft": "nosbench_env.grammar",
     "ProgramOptimizer": "nosbench_env.optimizer",
     "simplify": "nosbench_env.simplification",
+    "pseudocode": "nosbench_env.notation",
     "CanonicalForm": "nosbench_env.canonical",
     "canonical_form": "nosbench_env.canonical",
     "Fingerprint": "nosbench_env.fingerprints",

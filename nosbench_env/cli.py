@@ -28,6 +28,7 @@ from nosbench_env.command_line import (
     interruptible,
     on_terminal,
 )
+from nosbench_env.compare_commands import compare
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import InvalidProgram, Program
 from nosbench_env.store_commands import store_app
@@ -55,6 +56,7 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
+app.command()(compare)
 app.add_typer(store_app)
 app.add_typer(study_app)
 

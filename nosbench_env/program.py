@@ -22,7 +22,7 @@ _MAX_TEXT = 1 << 18
 
 _ARITIES = {name: function.arity for name, function in FUNCTIONS.items()}
 _FIXED_SLOTS = {PARAM: "param", GRAD: "grad", STEP: "step"} | {slot: repr(value) for slot, value in CONSTANTS.items()}
-_SLOT_NAMES = [_FIXED_SLOTS.get(slot, f"r{slot}") for slot in range(MAX_SLOTS)]
+SLOT_NAMES = [_FIXED_SLOTS.get(slot, f"r{slot}") for slot in range(MAX_SLOTS)]
 _SLOTS_BY_NAME = {name: slot for slot, name in _FIXED_SLOTS.items()}
 _SLOTS_BY_VALUE = {value: slot for slot, value in CONSTANTS.items()}
 
@@ -87,13 +87,13 @@ class Instruction:
         object.__setattr__(self, "output", _slot(self.output, "output"))
         if self.output < FIRST_WRITABLE_SLOT:
             raise InvalidProgram(
-                f"output slot {self.output} ({_SLOT_NAMES[self.output]}) is read-only; "
+                f"output slot {self.output} ({SLOT_NAMES[self.output]}) is read-only; "
                 f"slots {FIRST_WRITABLE_SLOT} to {MAX_SLOTS - 1} can be written"
             )
 
     def __str__(self) -> str:
-        inputs = ", ".join([_SLOT_NAMES[slot] for slot in self.inputs])
-        return f"{_SLOT_NAMES[self.output]} = {self.function}({inputs})"
+        inputs = ", ".join([SLOT_NAMES[slot] for slot in self.inputs])
+        return f"{SLOT_NAMES[self.output]} = {self.function}({inputs})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

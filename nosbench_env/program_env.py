@@ -147,11 +147,10 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
     def evaluate(self, programs: Sequence[Program]) -> list[Evaluation]:
         """What the env's oracle says about programs, at the env's length and seed of training."""
-        if len(programs) == 1:
-            return [self.oracle.query(programs[0], self._epochs, self._training_seed, last_epoch_only=True)]
-        if not programs:
-            return []
-        return self.oracle.query_many(programs, self._epochs, self._training_seed, last_epoch_only=True)
+        # One by one: there are two at most, for which worker processes would take longer to start than to train.
+        return [
+            self.oracle.query(program, self._epochs, self._training_seed, last_epoch_only=True) for program in programs
+        ]
 
     def step(self, action: Any) -> StepResult:
         """Takes a step; if it needs an evaluation and that fails or is interrupted, it has not been taken.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nosbench_env.env import WIDTH, observation_space
 from nosbench_env.grammar import ARITIES, FIRST_SLOT_TOKEN, FUNCTION_NAMES, STOP, Draft
-from nosbench_env.program import FIRST_WRITABLE_SLOT, InvalidProgram, Program
+from nosbench_env.program import FIRST_WRITABLE_SLOT, SLOT_NAMES, InvalidProgram, Program
 from nosbench_env.program_env import Observation, ProgramEnv, Proposal, StepResult, outcome, read_state, value
 
 if TYPE_CHECKING:
@@ -146,9 +146,9 @@ class NOSBenchTokenEnv(ProgramEnv):
         if not (partial := self._draft.partial):
             return super()._text()
         function, *inputs = partial
-        slots = [str(slot) for slot in inputs]
-        slots += ["..."] * (ARITIES[function] - len(inputs))
-        return f"{super()._text()}\n{len(self._draft.rows) + 1:3}  ... = {FUNCTION_NAMES[function]}({', '.join(slots)})"
+        slots = [SLOT_NAMES[slot] for slot in inputs] + ["..."] * (ARITIES[function] - len(inputs))
+        line = f"{len(self._draft.rows) + 1:3}  ... = {FUNCTION_NAMES[function]}({', '.join(slots)})"
+        return f"{super()._text()}\n{line}" if self._draft.rows else line
 
     def _check_token(self, action: Any) -> int:
         try:

@@ -18,7 +18,7 @@ def test_the_wheel_holds_every_module_once(tmp_path: Path) -> None:
         name if name.startswith("nosbench_env/") else f"nosbench_env/{name}"
         for name in tracked
         if name.startswith(("nosbench_env/", "agents/", "wrappers/"))
-        and name.endswith((".py", ".cu", "py.typed", ".jsonl.gz"))
+        and name.endswith((".py", ".cu", ".jinja", "py.typed", ".jsonl.gz"))
     }
     assert sorted(names) == sorted(expected)
     metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA"))

@@ -1,0 +1,109 @@
+"""The study of the agents: every search method over several seeds, with equal budgets of distinct programs.
+
+    python benchmarks/agents.py --folder studies/agents --seeds 0 1 2 3 4 --distinct 100 --jobs 2
+    nosbench compare studies/agents/runs/*
+
+Runs are those of `nosbench search`, at one epoch of the PFN task unless told otherwise, on one store: a program that
+another run asked for is not trained again, but counts in every run that asks for it. Ctrl-C stops the study with
+nothing lost; the same command goes on, and a greater budget or more seeds prolong it. The agents' defaults were tuned
+on other seeds, from 100 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from nosbench_env import KNOWN_PROGRAMS, Oracle, SearchSpace
+from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution, search
+
+# Leaves out programs with instructions that change nothing, and those that never read the gradient.
+CONSTRAINED = SearchSpace(constraints=("used", "gradient"))
+QUERIES_PER_DISTINCT = 100  # a run that finds nothing new any more ends at so many queries for each program allowed
+
+
+def _ppo(space: SearchSpace | None, seed: int, masked: bool) -> Agent:
+    from nosbench_env.agents import PPOAgent
+
+    return PPOAgent(space, seed, masked=masked)
+
+
+def _policy_gradient(space: SearchSpace | None, seed: int, risk_seeking: bool, evolution: float = 0.0) -> Agent:
+    from nosbench_env.agents import PolicyGradient
+
+    return PolicyGradient(space, seed, risk_seeking=risk_seeking, evolution=evolution)
+
+
+# By name: the agent for a seed, and how many programs it is asked for together.
+METHODS: dict[str, tuple[Callable[[int], Agent], int]] = {
+    "rs": (lambda seed: RandomSearch(seed=seed), 1),
+    "rs-constrained": (lambda seed: RandomSearch(CONSTRAINED, seed), 1),
+    "re-adamw": (lambda seed: RegularizedEvolution(seed=seed, start=KNOWN_PROGRAMS["AdamW"]), 1),
+    "re-random": (lambda seed: RegularizedEvolution(seed=seed), 1),
+    "ppo": (lambda seed: _ppo(None, seed, masked=False), 8),
+    "maskable-ppo": (lambda seed: _ppo(None, seed, masked=True), 8),
+    "maskable-ppo-constrained": (lambda seed: _ppo(CONSTRAINED, seed, masked=True), 8),
+    "reinforce": (lambda seed: _policy_gradient(None, seed, risk_seeking=False), 8),
+    "reinforce-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=False), 8),
+    "risk-seeking-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=True), 8),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("studies/agents"), help="runs and, by default, the store")
+    parser.add_argument("--store", help="the shared store; default: one in the folder")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--distinct", type=int, default=100, help="distinct programs a run")
+    parser.add_argument("--task", default="pfn")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a process each")
+    options = parser.parse_args()
+    store = options.store or str(options.folder / "results.sqlite")
+    # Seed by seed, so that a study that is stopped has as many seeds of one method as of another.
+    runs = [(method, seed) for seed in options.seeds for method in options.methods]
+    started = time.monotonic()
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
+        pending = {
+            pool.submit(run, method, seed, options.folder, store, options.task, options.epochs, options.distinct): (
+                f"{method}, seed {seed}"
+            )
+            for method, seed in runs
+        }
+        try:
+            for done in as_completed(pending):
+                print(f"{time.monotonic() - started:7.0f} s  {pending[done]:34} {done.result()}", flush=True)
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()  # a run can be stopped at any moment
+            sys.exit("\nStopped; what was done is kept. The same command goes on.")
+
+
+def run(method: str, seed: int, folder: Path, store: str, task: str, epochs: int, distinct: int) -> str:
+    """Does a run, or what is left of it; returns what came out."""
+    make, batch_size = METHODS[method]
+    result = search(
+        make(seed),
+        Oracle(task, store, workers=1),
+        Budget(queries=QUERIES_PER_DISTINCT * distinct, distinct=distinct),
+        epochs=epochs,
+        folder=folder / "runs" / f"{method}-s{seed}",
+        batch_size=batch_size,
+    )
+    best = "none" if result.best is None else f"{result.best.loss:.4f} at query {result.best.number}"
+    return f"{result.queries} queries, {result.distinct} distinct, best {best}"
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The reference of a comparison: the loss of a known program, where it is known without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from nosbench_env.identity import Identity
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.oracle import Oracle
+from nosbench_env.store import ResultStore, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A known program and its loss under the conditions of the runs.
+
+    Attributes:
+        name: A key of `KNOWN_PROGRAMS`.
+        loss: Its loss; None if it is not known, or not finite.
+        why_not: If there is none, why.
+    """
+
+    name: str
+    loss: float | None
+    why_not: str = ""
+
+
+def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Reference:
+    """Looks a known program up, in the store and in the results that come with the package; never trains.
+
+    Args:
+        name: A key of `KNOWN_PROGRAMS`, in any case.
+        conditions: Those of the runs; see `CONDITIONS`.
+        store: Location of the store; None is the user's default. It is only read.
+
+    Raises:
+        ValueError: If there is no known program of that name.
+    """
+    by_name = {known.lower(): known for known in KNOWN_PROGRAMS}
+    if name.lower() not in by_name:
+        raise ValueError(f"reference must be one of {', '.join(KNOWN_PROGRAMS)}, or none, got {name!r}")
+    name = by_name[name.lower()]
+    identity = cast("Identity", conditions["identity"])
+    results = ResultStore(store, read_only=True)
+    try:
+        oracle = Oracle(conditions["task"], results, "cpu", identity, workers=1, arithmetic=conditions["arithmetic"])
+        if oracle.task.version != conditions["task_version"]:
+            return Reference(name, None, f"this is version {oracle.task.version} of the task")
+        evaluation = oracle.query(
+            KNOWN_PROGRAMS[name], conditions["epochs"], conditions["training_seed"], last_epoch_only=True
+        )
+    except StoreError:
+        return Reference(name, None, _not_stored(name, conditions))
+    except ValueError as error:  # a task of somebody's own, or an arithmetic that this machine has not
+        return Reference(name, None, str(error))
+    finally:
+        results.close()
+    if not math.isfinite(evaluation.loss):
+        return Reference(name, None, "it diverges")
+    return Reference(name, evaluation.loss)
+
+
+def _not_stored(name: str, conditions: Mapping[str, Any]) -> str:
+    command = f"nosbench evaluate {name} --task {conditions['task']} --epochs {conditions['epochs']}"
+    if conditions["training_seed"]:
+        command += f" --seed {conditions['training_seed']}"
+    if conditions["identity"] != "fingerprint":
+        command += f" --identity {conditions['identity']}"
+    return f"the store does not hold it, and a comparison trains nothing; `{command}` would put it there"
