@@ -66,7 +66,7 @@ def _writer(folder: Path, first_step: int) -> Any:
         warnings.warn("no events for TensorBoard are written: pip install tensorboard", stacklevel=2)
         return _Nothing()
     # TensorBoard passes over events of earlier files from this step on: of queries done after the last saved state.
-    writer: Any = SummaryWriter(str(folder), purge_step=first_step, max_queue=1000)  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(folder), purge_step=first_step, max_queue=1000)
     return writer
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nosbench_env.agents.agent import check_agent_seed, check_number_asked
 from nosbench_env.oracle import Evaluation, Oracle
@@ -26,7 +25,7 @@ from nosbench_env.search_space import SearchSpace
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
 
-    from nosbench_env.env import NOSBenchEnv
+    from nosbench_env.program_env import ProgramEnv
 
 RANKED_LOSSES = 1000  # a loss is ranked among so many told last
 _PATIENCE = 10_000  # episodes that may end outside of the space for one that does not
@@ -243,7 +242,7 @@ class PPOAgent:
                     if over:
                         del observations[number]
                         evaluation = self._envs[number].last_evaluation
-                        episodes[number].program = evaluation and evaluation.program
+                        episodes[number].program = None if evaluation is None else evaluation.program
         return episodes
 
     def _take(self, episode: _Episode, loss: float) -> None:
@@ -261,8 +260,7 @@ class PPOAgent:
         buffer.reset()
         replayed = (step for episode, reward in self._told for step in self._replay(episode, reward))
         for step in islice(replayed, self._learned, self._learned + n_steps):
-            masks = {"action_masks": step.mask} if self.masked else {}
-            buffer.add(*step[:4], torch.tensor(step.value), torch.tensor([step.log_prob]), **masks)
+            buffer.add(**step)
         rewards = [reward for _, reward in self._told]
         lengths = [len(episode) for episode, _ in self._told]
         self._learned += n_steps
@@ -275,24 +273,23 @@ class PPOAgent:
             self.model.train()
         self._measure(rewards, lengths)
 
-    def _replay(self, episode: _Episode, reward: float) -> Iterator[_Step]:
-        """What was seen and done in an episode, as the rollout buffer takes it."""
+    def _replay(self, episode: _Episode, reward: float) -> Iterator[dict[str, Any]]:
+        """What was seen and done in an episode, step by step, as the rollout buffer's `add` takes it."""
+        import torch
+
         env = self._envs[0]
         observation, _ = env.reset()
-        last = len(episode) - 1
         for number, action in enumerate(episode.actions):
-            mask = env.action_masks() if self.masked else None
-            paid = np.array([reward if number == last else 0.0])
             chosen = np.array([action])
-            yield _Step(
-                observation,
-                chosen,
-                paid,
-                np.array([number == 0]),
-                episode.values[number],
-                episode.log_probs[number],
-                mask,
-            )
+            yield {
+                "obs": observation,
+                "action": chosen,
+                "reward": np.array([reward if number == len(episode) - 1 else 0.0]),
+                "episode_start": np.array([number == 0]),
+                "value": torch.tensor(episode.values[number]),
+                "log_prob": torch.tensor([episode.log_probs[number]]),
+                **({"action_masks": env.action_masks()} if self.masked else {}),
+            }
             observation = env.step(chosen[0])[0]
 
     def _measure(self, rewards: Sequence[float], lengths: Sequence[int]) -> None:
@@ -303,7 +300,7 @@ class PPOAgent:
         found["updates"] = self._metrics.get("updates", 0.0) + 1
         self._metrics = {name: value for name, value in found.items() if math.isfinite(value)}
 
-    def _make_env(self) -> NOSBenchEnv:
+    def _make_env(self) -> ProgramEnv:
         """The env whose episodes are played; nobody evaluates their programs here."""
         bounds = self.space.to_json()
         oracle = cast(Oracle, _NoOracle())
@@ -359,18 +356,6 @@ class _Episode:
         episode = cls()
         episode.actions, episode.values, episode.log_probs = actions, values, log_probs
         return episode
-
-
-class _Step(NamedTuple):
-    """A step of an episode; the first four as the rollout buffer's `add` takes them."""
-
-    observation: NDArray[np.int64]
-    action: NDArray[np.int64]
-    reward: NDArray[np.float64]
-    start: NDArray[np.bool_]
-    value: float
-    log_prob: float
-    mask: NDArray[np.bool_] | None
 
 
 class _Ranks:
