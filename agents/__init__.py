@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from nosbench_env.agents.agent import Agent
 from nosbench_env.agents.policy import AgentPolicy
+from nosbench_env.agents.policy_gradient import PolicyGradient
 from nosbench_env.agents.ppo import PPOAgent
 from nosbench_env.agents.random_search import RandomSearch
 from nosbench_env.agents.regularized_evolution import RegularizedEvolution
@@ -18,6 +19,8 @@ AGENTS: Mapping[str, Callable[..., Agent]] = MappingProxyType(
         "re": RegularizedEvolution,
         "ppo": PPOAgent,
         "maskable-ppo": partial(PPOAgent, masked=True),
+        "reinforce": partial(PolicyGradient, risk_seeking=False),
+        "risk-seeking": partial(PolicyGradient, risk_seeking=True),
     }
 )
 
@@ -28,6 +31,7 @@ __all__ = [
     "Budget",
     "HistoryEntry",
     "PPOAgent",
+    "PolicyGradient",
     "RandomSearch",
     "RegularizedEvolution",
     "RunError",

@@ -68,6 +68,8 @@ class AgentName(StrEnum):
     rs = "rs"
     ppo = "ppo"
     maskable_ppo = "maskable-ppo"
+    reinforce = "reinforce"
+    risk_seeking = "risk-seeking"
 
 
 # Agents that learn from many programs at a time play episodes side by side, and worker processes train their programs.
@@ -156,7 +158,8 @@ def search(
         AgentName,
         typer.Option(
             help="Search method: `re` (regularized evolution), `rs` (random search), or reinforcement learning: `ppo` "
-            "(an instruction an action), `maskable-ppo` (a token an action, exact masks; needs sb3-contrib)."
+            "(an instruction an action), `maskable-ppo` (a token an action, exact masks; needs sb3-contrib), "
+            "`reinforce` and `risk-seeking` (policy gradients of a recurrent network)."
         ),
     ] = AgentName.re,
     task: TaskOption = "pfn",

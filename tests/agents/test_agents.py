@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
-from nosbench_env.agents import AGENTS, Agent, PPOAgent, RandomSearch, RegularizedEvolution
+from nosbench_env.agents import AGENTS, Agent, PolicyGradient, PPOAgent, RandomSearch, RegularizedEvolution
 
 SMALL_PPO: dict[str, Any] = {"n_steps": 24, "minibatch_size": 8, "n_epochs": 2, "net_arch": (8,)}
 MAKERS: dict[str, Callable[[int], Agent]] = {
@@ -19,8 +19,10 @@ MAKERS: dict[str, Callable[[int], Agent]] = {
     "re from AdamW": lambda seed: RegularizedEvolution(
         seed=seed, start=KNOWN_PROGRAMS["AdamW"], population_size=10, tournament_size=4
     ),
-    "ppo": lambda seed: PPOAgent(SearchSpace(8), seed, **SMALL_PPO),
-    "maskable-ppo": lambda seed: PPOAgent(SearchSpace(8), seed, masked=True, **SMALL_PPO),
+    "ppo": lambda seed: PPOAgent(SearchSpace(3), seed, **SMALL_PPO),
+    "maskable-ppo": lambda seed: PPOAgent(SearchSpace(3), seed, masked=True, **SMALL_PPO),
+    "reinforce": lambda seed: PolicyGradient(seed=seed, batch_size=8),
+    "risk-seeking": lambda seed: PolicyGradient(seed=seed, batch_size=8, risk_seeking=True, evolution=0.3),
 }
 if find_spec("sb3_contrib") is None:
     del MAKERS["maskable-ppo"]

@@ -334,7 +334,7 @@ def test_the_state_of_another_network_is_refused() -> None:
     ("arguments", "message"),
     [
         ({"rewards": "raw"}, "rewards must be 'rank' or 'loss', got 'raw'"),
-        ({"n_steps": 100, "minibatch_size": 64}, "n_steps must be a multiple of minibatch_size 64, got 100"),
+        ({"n_steps": 100}, "n_steps must be a multiple of minibatch_size 128, got 100"),
         ({"n_steps": 1, "minibatch_size": 1}, "n_steps must be at least 2"),
         ({"minibatch_size": 1}, "minibatch_size must be at least 2"),
         ({"n_epochs": 0}, "n_epochs must be an integer >= 1, got 0"),
