@@ -61,8 +61,11 @@ class PPOAgent:
     the differences between good programs. With `rewards="loss"` they are the env's:
     `max(-loss, failure_reward)`.
 
-    To train with stable-baselines3's own `learn` instead, on one env or many:
-    `PPO("MlpPolicy", env, ...).learn(...)`; README, "Train an RL agent".
+    To do the same with stable-baselines3's own `learn`, without a budget or a run folder, on 16 envs whose programs are
+    evaluated together::
+
+        envs = make_sb3_env("nosbench_env:NOSBenchToken-v0", 16, task="toy", epochs=1)  # nosbench_env.sb3
+        MaskablePPO("MlpPolicy", envs, n_steps=32, batch_size=128, gamma=1.0).learn(20_000)
 
     Args:
         space: The search space; the paper's if None.
@@ -215,7 +218,6 @@ class PPOAgent:
         for loss in state["ranked"]:
             self._ranks.add(math.inf if loss is None else loss)
         self._metrics = state["metrics"]
-        self.model._n_updates = int(self._metrics.get("updates", 0)) * self._hyperparameters["n_epochs"]
 
     def _play(self, n: int) -> list[_Episode]:
         """Episodes of the present policy, as `collect_rollouts` of the model plays them."""

@@ -13,12 +13,14 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
 from nosbench_env.agents import AgentPolicy, PPOAgent, RandomSearch, RegularizedEvolution
+from nosbench_env.sb3 import make_sb3_env
 
+TOY: dict[str, Any] = {"task": "toy", "epochs": 1, "device": "cpu", "store": "sqlite://"}
 everywhere = pytest.mark.parametrize("name", ["NOSBench-v0", "NOSBenchToken-v0"])
 
 
 def make_env(name: str = "NOSBench-v0", **arguments: object) -> gymnasium.Env:
-    return gymnasium.make(f"nosbench_env:{name}", task="toy", epochs=1, device="cpu", store="sqlite://", **arguments)
+    return gymnasium.make(f"nosbench_env:{name}", **TOY, **arguments)
 
 
 class Listener(RandomSearch):
@@ -83,10 +85,13 @@ def test_leading_an_env_in_another_process_is_refused() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-WRAPPED: dict[str, Callable[[AgentPolicy, Callable[[], gymnasium.Env]], Any]] = {
+WRAPPED: dict[str, Callable[[AgentPolicy, partial[gymnasium.Env]], Any]] = {
     "an env": lambda policy, make: Monitor(policy.wrap(make())),
     "a vector env of wrapped envs": lambda policy, make: make_vec_env(lambda: policy.wrap(make()), n_envs=2),
     "a wrapped vector env": lambda policy, make: policy.wrap(make_vec_env(make, n_envs=2)),
+    "our vector env": lambda policy, make: policy.wrap(
+        make_sb3_env(f"nosbench_env:{make.args[0]}", 2, **TOY, **make.keywords)
+    ),
 }
 
 
