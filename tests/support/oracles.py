@@ -1,0 +1,41 @@
+"""Oracles that train nothing, for tests of what asks them."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from nosbench_env import Evaluation, Program
+
+
+class MadeUpOracle:
+    """Answers with a loss that is made up from the program's text, the same each time; some are NaN or infinite.
+
+    Attributes:
+        calls: The programs of each call.
+        failing: What to raise instead, if not None.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[list[Program]] = []
+        self.failing: BaseException | None = None
+
+    def query(self, program: Program, *arguments: Any, **options: Any) -> Evaluation:
+        return self.query_many([program], *arguments, **options)[0]
+
+    def query_many(
+        self, programs: Sequence[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> list[Evaluation]:
+        if self.failing is not None:
+            raise self.failing
+        self.calls.append(list(programs))
+        return [self._evaluation(program, epochs or 20, seed) for program in programs]
+
+    def _evaluation(self, program: Program, epochs: int, seed: int) -> Evaluation:
+        number = zlib.crc32(f"{program} {epochs} {seed}".encode())
+        loss = {0: math.nan, 1: math.inf, 2: 1000.0}.get(number % 7, number % 1000 / 100 - 5)
+        status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
+        return Evaluation(program, "toy", epochs, seed, loss, status, (loss,), str(number), False, "trained")
+
+    def __deepcopy__(self, memo: object) -> "MadeUpOracle":
+        return self
