@@ -83,6 +83,18 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-register("NOSBench-v0", entry_point="nosbench_env.env:NOSBenchEnv")
-register("NOSBenchToken-v0", entry_point="nosbench_env.token_env:NOSBenchTokenEnv")
-register("NOSBenchEdit-v0", entry_point="nosbench_env.edit_env:NOSBenchEditEnv")
+register(
+    "NOSBench-v0",
+    entry_point="nosbench_env.env:NOSBenchEnv",
+    vector_entry_point="nosbench_env.vector_env:NOSBenchVectorEnv",
+)
+register(
+    "NOSBenchToken-v0",
+    entry_point="nosbench_env.token_env:NOSBenchTokenEnv",
+    vector_entry_point="nosbench_env.vector_env:NOSBenchTokenVectorEnv",
+)
+register(
+    "NOSBenchEdit-v0",
+    entry_point="nosbench_env.edit_env:NOSBenchEditEnv",
+    vector_entry_point="nosbench_env.vector_env:NOSBenchEditVectorEnv",
+)

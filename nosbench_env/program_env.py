@@ -167,9 +167,9 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
         return self._text() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Closes the store, so that all results are in its file; a further evaluation opens it again."""
+        """Ends workers and closes the store, so that all results are in its file; an evaluation opens both again."""
         if self._oracle is not None and self._injected is None:
-            self._oracle.store.close()
+            self._oracle.close()
 
     def fork(self) -> Self:
         """A second env in the same state, which goes its own way from here; `copy.deepcopy` does the same."""

@@ -78,6 +78,7 @@ def test_every_script_says_how_to_use_it(script: str) -> None:
     ("script", "options", "said"),
     [
         ("env.py", ("--rounds", "1"), "cached episodes"),
+        ("vector.py", ("--rounds", "1", "--steps", "20"), "steps a second: tokens, ours"),
         ("program_step.py", ("--rounds", "1", "--programs", "SGD", "AdamW"), "GB/s"),
         ("pfn_epoch.py", ("--steps", "12"), "program step"),
         ("gradient_free.py", ("--steps", "2", "--rounds", "1"), "extrapolated"),

@@ -38,8 +38,11 @@ LAYERS = [
     {"oracle", "tasks.worker"},  # a worker is a program of its own: it makes a task and trains
     {"program_env"},
     {"env"},
-    {"token_env", "edit_env"},
+    {"token_env", "edit_env", "boards"},
+    {"vector_env"},
+    {"sb3"},
     {"wrappers"},
+    {"rllib"},
     {"agents"},
     {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
     {"studies.cache_growth", "studies.cache_errors"},

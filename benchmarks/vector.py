@@ -1,0 +1,157 @@
+"""How fast many envs at once are: steps a second, and what they leave of the speed of an oracle asked in batches.
+
+All in one process and one thread: 64 sub-envs, random actions that the masks allow, drawing them and resets counted.
+
+Steps: against an oracle that answers at once. So all of the envs' own work is counted, also that of an episode's last
+step (making the program and its text), and the evaluation is not. "ours" is our vector env, "sync" Gymnasium's
+SyncVectorEnv; "sb3" is our bridge to stable-baselines3, "dummy" its DummyVecEnv. All are made as users make them.
+
+Batches: against an oracle that takes 1 ms a program. "share" is the time that it takes for the same batches alone,
+divided by that of the envs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from harness import arguments, interleaved, median, ratio, record
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import make_vec_env
+
+from nosbench_env import Evaluation, Program
+from nosbench_env.grammar import STOP
+from nosbench_env.sb3 import make_sb3_env
+
+ENVS = {"tokens": "nosbench_env:NOSBenchToken-v0", "instructions": "nosbench_env:NOSBench-v0"}
+COUNT = 64
+SECONDS_A_PROGRAM = 0.001
+
+
+class FreeOracle:
+    """Answers every query at once, with the same evaluation."""
+
+    answer = Evaluation(Program(), "toy", 1, 0, 1.0, "ok", (1.0,), "key", True, "store")
+
+    def query(self, program: Program, *arguments: Any, **options: Any) -> Evaluation:
+        """See `Oracle.query`."""
+        return self.answer
+
+    def query_many(self, programs: Sequence[Program], *arguments: Any, **options: Any) -> list[Evaluation]:
+        """See `Oracle.query_many`."""
+        return [self.answer] * len(programs)
+
+
+class SlowOracle(FreeOracle):
+    """Takes a millisecond for each different program; remembers how many there were in each call."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def query(self, program: Program, *arguments: Any, **options: Any) -> Evaluation:
+        """See `Oracle.query`."""
+        return self.query_many([program])[0]
+
+    def query_many(self, programs: Sequence[Program], *arguments: Any, **options: Any) -> list[Evaluation]:
+        """See `Oracle.query_many`."""
+        self.batches.append(len(set(programs)))
+        self.work(self.batches[-1])
+        return super().query_many(programs)
+
+    def work(self, programs: int) -> None:
+        """What a call for so many programs takes."""
+        time.sleep(SECONDS_A_PROGRAM * programs)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=500, help="steps of all sub-envs a round (default: %(default)s)")
+    options = parser.parse_args()
+    figures = steps_a_second(options.rounds, options.steps) | shares(options.rounds, options.steps // 2)
+    for name, figure in figures.items():
+        print(f"{figure:10,}  {name}")
+    if not options.no_record:
+        record("vector", figures)
+
+
+def steps_a_second(rounds: int, steps: int) -> dict[str, float]:
+    """For each kind of env the steps a second, and how many times faster than Gymnasium's and SB3's ours are."""
+    sides = {}
+    for kind, env_id in ENVS.items():
+        sync = gymnasium.make_vec(env_id, COUNT, vectorization_mode="sync", oracle=FreeOracle())
+        dummy = make_vec_env(env_id, COUNT, env_kwargs={"oracle": FreeOracle(), "render_mode": None})
+        sides |= {
+            f"{kind}, ours": play(gymnasium.make_vec(env_id, COUNT, oracle=FreeOracle()), steps),
+            f"{kind}, sync": play(sync, steps),
+            f"{kind}, sb3": play(make_sb3_env(env_id, COUNT, oracle=FreeOracle()), steps),
+            f"{kind}, dummy": play(dummy, steps),
+        }
+    seconds = interleaved(sides, rounds)
+    figures = {f"steps a second: {name}": round(COUNT * steps / median(taken)) for name, taken in seconds.items()}
+    for kind in ENVS:
+        figures[f"times faster: {kind}, ours than sync"] = round(ratio(seconds, f"{kind}, ours", f"{kind}, sync"), 1)
+        figures[f"times faster: {kind}, sb3 than dummy"] = round(ratio(seconds, f"{kind}, sb3", f"{kind}, dummy"), 1)
+    return figures
+
+
+def shares(rounds: int, steps: int) -> dict[str, float]:
+    """For each kind of env what share of its time the oracle takes when asked for the same batches alone."""
+    found = {}
+    for kind, env_id in ENVS.items():
+        oracle = SlowOracle()
+        played = play(gymnasium.make_vec(env_id, COUNT, oracle=oracle), steps)
+        played()  # the same each time
+        batches = oracle.batches.copy()
+        seconds = interleaved(
+            {"envs": played, "oracle": lambda batches=batches, oracle=oracle: [oracle.work(n) for n in batches]}, rounds
+        )
+        found[f"share: {kind}"] = round(1 / ratio(seconds, "oracle", "envs"), 3)
+        found[f"programs a second: {kind}"] = round(sum(batches) / median(seconds["envs"]))
+    return found
+
+
+def play(envs: Any, steps: int) -> Callable[[], None]:
+    """Plays the same random steps at each call, in envs of Gymnasium or stable-baselines3."""
+    masks = masks_of(envs)
+    space = getattr(envs, "single_action_space", envs.action_space)
+    draw = draw_tokens if isinstance(space, gymnasium.spaces.Discrete) else draw_instructions(space.nvec)
+
+    def played() -> None:
+        rng = np.random.default_rng(0)
+        envs.reset()
+        for _ in range(steps):
+            envs.step(draw(masks(), rng))
+
+    return played
+
+
+def masks_of(envs: Any) -> Callable[[], NDArray[np.bool_]]:
+    """How a user gets the action masks of all sub-envs."""
+    if hasattr(envs, "env_method"):
+        return lambda: np.stack(envs.env_method("action_masks"))
+    if hasattr(envs, "action_masks"):
+        return envs.action_masks
+    return lambda: np.stack(envs.call("action_masks"))
+
+
+def draw_tokens(masks: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random allowed token for each row."""
+    return (rng.random(masks.shape, dtype=np.float32) * masks).argmax(axis=1)
+
+
+def draw_instructions(sizes: NDArray[np.int64]) -> Callable[..., NDArray[np.int64]]:
+    """What draws a random allowed instruction, or STOP, for each row."""
+
+    def draw(masks: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+        actions = rng.integers(sizes, size=(len(masks), len(sizes)))
+        actions[:, 0] = np.where(masks[:, STOP], actions[:, 0], actions[:, 0] % STOP)
+        return actions
+
+    return draw
+
+
+if __name__ == "__main__":
+    main()

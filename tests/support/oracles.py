@@ -1,0 +1,76 @@
+"""Oracles that train nothing, for tests of what asks them."""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nosbench_env import Evaluation, Program, canonical_form
+
+
+class MadeUpOracle:
+    """Answers with a loss that is made up from the program's text, the same each time; some are NaN or infinite.
+
+    Attributes:
+        calls: The programs of each call.
+        failing: What to raise instead, if not None.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[list[Program]] = []
+        self.failing: BaseException | None = None
+
+    def query(self, program: Program, *arguments: Any, **options: Any) -> Evaluation:
+        return self.query_many([program], *arguments, **options)[0]
+
+    def query_many(
+        self, programs: Sequence[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> list[Evaluation]:
+        if self.failing is not None:
+            raise self.failing
+        self.calls.append(list(programs))
+        return [self._evaluation(program, epochs or 20, seed) for program in programs]
+
+    def _evaluation(self, program: Program, epochs: int, seed: int) -> Evaluation:
+        number = zlib.crc32(f"{program} {epochs} {seed}".encode())
+        loss = {0: math.nan, 1: math.inf, 2: 1000.0}.get(number % 7, number % 1000 / 100 - 5)
+        status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
+        return Evaluation(program, "toy", epochs, seed, loss, status, (loss,), str(number), False, "trained")
+
+    def __deepcopy__(self, memo: object) -> "MadeUpOracle":
+        return self
+
+
+class InstantOracle:
+    """An oracle that computes a loss from the program's text; NaN and infinity are failures, as they should be."""
+
+    def __init__(self, loss: Callable[[Program], float]) -> None:
+        self.loss = loss
+        self.asked: list[Program] = []
+
+    def query(
+        self, program: Program, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> Evaluation:
+        return self.query_many([program], epochs, seed, last_epoch_only=last_epoch_only)[0]
+
+    def query_many(
+        self, programs: list[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> list[Evaluation]:
+        self.asked += programs
+        evaluations = []
+        for program in programs:
+            loss = self.loss(program)
+            status = "nan" if np.isnan(loss) else "inf" if np.isinf(loss) else "ok"
+            key = canonical_form(program).digest
+            evaluations.append(Evaluation(program, "toy", epochs or 1, seed, loss, status, (loss,), key, True, "store"))
+        return evaluations
+
+    def __deepcopy__(self, memo: object) -> "InstantOracle":
+        return self
+
+
+def random_loss(program: Program) -> float:
+    """Some loss of the program's own, the same in every process."""
+    return float(np.random.default_rng(list(str(program).encode())).normal(1.0, 1.0))
