@@ -1,16 +1,28 @@
 """Search methods, imported as `nosbench_env.agents`. They propose programs; `search` does everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from nosbench_env.agents.agent import Agent
 from nosbench_env.agents.policy import AgentPolicy
+from nosbench_env.agents.policy_gradient import PolicyGradient
+from nosbench_env.agents.ppo import PPOAgent
 from nosbench_env.agents.random_search import RandomSearch
 from nosbench_env.agents.regularized_evolution import RegularizedEvolution
 from nosbench_env.agents.search import Budget, HistoryEntry, RunError, SearchResult, search
 
-# By the paper's abbreviations.
-AGENTS: Mapping[str, type[Agent]] = MappingProxyType({"rs": RandomSearch, "re": RegularizedEvolution})
+# How each search method is made: `AGENTS[name](space, seed)`. The first two by the paper's abbreviations.
+AGENTS: Mapping[str, Callable[..., Agent]] = MappingProxyType(
+    {
+        "rs": RandomSearch,
+        "re": RegularizedEvolution,
+        "ppo": PPOAgent,
+        "maskable-ppo": partial(PPOAgent, masked=True),
+        "reinforce": partial(PolicyGradient, risk_seeking=False),
+        "risk-seeking": partial(PolicyGradient, risk_seeking=True),
+    }
+)
 
 __all__ = [
     "AGENTS",
@@ -18,6 +30,8 @@ __all__ = [
     "AgentPolicy",
     "Budget",
     "HistoryEntry",
+    "PPOAgent",
+    "PolicyGradient",
     "RandomSearch",
     "RegularizedEvolution",
     "RunError",

@@ -16,6 +16,9 @@ from nosbench_env.search_space import SearchSpace
 class Agent(Protocol):
     """A search method. It holds no oracle: `search` asks it, evaluates, and tells it; so does `AgentPolicy`.
 
+    An agent may also have `metrics() -> dict[str, float]`: figures of how it learns, by name, which `search` writes for
+    TensorBoard whenever they change. They belong to its state.
+
     Attributes:
         name: Its short name, a key of `AGENTS`.
         space: Where its programs come from.

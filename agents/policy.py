@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import os
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeVar, cast
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.agents.agent import Agent
 from nosbench_env.program import Program
+from nosbench_env.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+Encoding = Literal["instruction", "token"]
+AnyEnv = TypeVar("AnyEnv", bound="gymnasium.Env[Any, Any] | VecEnv")
 
 
 class AgentPolicy:
-    """A policy for `NOSBench-v0` that writes the programs an agent proposes, one an episode.
+    """A policy for `NOSBench-v0` or `NOSBenchToken-v0` that writes the programs an agent proposes, one an episode.
 
-    It has the `predict` of a stable-baselines3 model, so that `evaluate_policy` takes random search, evolution and PPO
-    alike. Rewards don't reach `predict`: `wrap` the env, and the agent is told of every finished program.
+    It has the `predict` of a stable-baselines3 model, so that `evaluate_policy`, also sb3-contrib's for masked models,
+    takes random search, evolution and PPO alike. Rewards don't reach `predict`: `wrap` the env, and the agent is told
+    of every finished program.
 
     Args:
         agent: The search method; its space must be the env's.
+        encoding: What an action is: an "instruction" (`NOSBench-v0`) or a "token" (`NOSBenchToken-v0`). None leaves it
+            to `wrap`, which finds it from the env; without that it is an instruction.
 
     >>> from nosbench_env.agents import RandomSearch
     >>> policy = AgentPolicy(RandomSearch(seed=0))
@@ -34,8 +45,10 @@ class AgentPolicy:
     'ok'
     """
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+    def __init__(self, agent: Agent, encoding: Encoding | None = None) -> None:
+        if encoding not in (None, "instruction", "token"):
+            raise ValueError(f"encoding must be 'instruction', 'token' or None, got {encoding!r}")
+        self.agent, self.encoding = agent, encoding
         self._writing: dict[int, Program] = {}  # env number -> the program it is being led through
 
     def predict(
@@ -52,34 +65,59 @@ class AgentPolicy:
         and sb3-contrib.
 
         Returns:
-            The action `(5,)`, or actions `(n, 5)`, and `state` as it came.
+            The action, `(5,)` or for tokens `()`, or actions `(n, 5)` or `(n,)`; and `state` as it came.
         """
         observations = np.atleast_2d(observation)
         actions = np.stack([self._next_action(number, row) for number, row in enumerate(observations)])
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
-    def wrap(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-        """The env, with the agent told of every program it evaluates.
+    def wrap(self, env: AnyEnv) -> AnyEnv:
+        """The env, or the vector env of stable-baselines3, with the agent told of every program it evaluates.
 
-        It must stay in this process (`DummyVecEnv`, not `SubprocVecEnv`): in another there is only a copy of the agent.
+        An env must stay in this process (`DummyVecEnv`, not `SubprocVecEnv`): in another there is only a copy of the
+        agent. A vector env may have its envs anywhere.
 
         Raises:
-            ValueError: If the env's search space is not the agent's.
+            ValueError: If the env's search space is not the agent's, or its actions are not of the encoding.
         """
-        space = env.get_wrapper_attr("search_space")
+        if isinstance(env, gymnasium.Env):
+            self._check(env.action_space, env.get_wrapper_attr("search_space"))
+            return cast(AnyEnv, _TellAgent(env, self.agent))
+        for space in env.get_attr("search_space"):
+            self._check(env.action_space, space)
+        return cast(AnyEnv, _telling(env, self.agent))
+
+    def _check(self, actions: gymnasium.Space[Any], space: SearchSpace) -> None:
         if space != self.agent.space:
             raise ValueError(f"the env's search space must be the agent's {self.agent.space}, got {space}")
-        return _TellAgent(env, self.agent)
+        known: dict[Encoding, gymnasium.Space[Any]] = {
+            "instruction": spaces.MultiDiscrete(list(space.action_sizes)),
+            "token": spaces.Discrete(space.token_count),
+        }
+        found = next((encoding for encoding, its_actions in known.items() if its_actions == actions), None)
+        if found is None or self.encoding not in (None, found):
+            wanted = {"instruction": "an instruction", "token": "a token", None: "an instruction or a token"}
+            raise ValueError(f"an action of the env must be {wanted[self.encoding]}, got {actions}")
+        self.encoding = found
 
     def _next_action(self, number: int, observation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         space = self.agent.space
-        written = int(np.count_nonzero(observation.reshape(space.max_instructions, -1)[:, 0]))
+        rows = observation.reshape(space.max_instructions, -1)
+        # Each number of the observation is one more than what was written, and 0 before: a token a number.
+        written = int(np.count_nonzero(rows if self.encoding == "token" else rows[:, 0]))
         if written == 0:
             self._writing[number] = self.agent.ask()[0]
-        program = self._writing.get(number, Program())
-        if len(program) < written:
+        actions = self._actions(self._writing.get(number, Program()))
+        if written >= len(actions):
             raise ValueError("this episode was not begun by this policy; call predict from the first observation on")
-        return space.stop_action if len(program) == written else space.encode(program[written])
+        return np.asarray(actions[written], dtype=np.int64)
+
+    def _actions(self, program: Program) -> list[Any]:
+        """All actions that write a program."""
+        space = self.agent.space
+        if self.encoding == "token":
+            return space.tokens(program)
+        return [*map(space.encode, program), space.stop_action]
 
 
 class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -96,5 +134,26 @@ class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
         result = self.env.step(action)
         if result[2]:
             evaluation = self.get_wrapper_attr("last_evaluation")
-            self._agent.tell([evaluation.program], [evaluation])
+            if evaluation is not None:
+                self._agent.tell([evaluation.program], [evaluation])
         return result
+
+
+def _telling(envs: VecEnv, agent: Agent) -> VecEnv:
+    """A vector env that tells an agent of every program that is evaluated in it."""
+    from stable_baselines3.common.vec_env import VecEnvWrapper
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+    class TellAgent(VecEnvWrapper):
+        def reset(self) -> VecEnvObs:
+            return self.venv.reset()
+
+        def step_wait(self) -> VecEnvStepReturn:
+            result = self.venv.step_wait()
+            ended = np.flatnonzero(result[2]).tolist()
+            evaluations = self.venv.get_attr("last_evaluation", ended) if ended else []
+            told = [evaluation for evaluation in evaluations if evaluation is not None]
+            agent.tell([evaluation.program for evaluation in told], told)
+            return result
+
+    return TellAgent(envs)

@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 
 from nosbench_env.agents.agent import Agent, check_number_asked
+from nosbench_env.agents.events import Events
 from nosbench_env.oracle import Evaluation, Oracle, Source
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_epochs, check_seed
@@ -26,6 +27,7 @@ from nosbench_env.tasks.task import OnStep, Status
 # steps; a constant makes runs comparable whatever they ran on, and whatever the store already knew.
 SIMULATED_SECONDS_PER_STEP = 0.03
 _SAVE_AGENT_EVERY_S = 10.0
+_SAVING_SHARE = 0.02  # of the time, at most, for agents whose state is large
 
 
 class RunError(ValueError):
@@ -194,8 +196,8 @@ def search(
     queries and losses as if it had not been stopped, as long as it finds the same store. (Only a query whose training
     was stored and whose line was not yet written counts as a hit then.) A greater budget prolongs a finished run.
 
-    The folder holds `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far) and
-    `agent.json`.
+    The folder holds `config.json`, `history.jsonl` (a line a query), `best.txt` (the best program so far), `agent.json`
+    and events for TensorBoard: loss, best loss, distinct programs, hits and seconds by query, and the agent's figures.
 
     Args:
         agent: A fresh agent; a continued run brings it to where it was.
@@ -218,7 +220,6 @@ def search(
     check_number_asked(batch_size, "batch_size")
     config = {
         "agent": agent.name,
-        **agent.config(),
         "task": oracle.task.name,
         "task_version": oracle.task.version,
         "arithmetic": oracle.task.arithmetic,
@@ -227,24 +228,30 @@ def search(
         "identity": oracle.identity,
         "batch_size": batch_size,
     }
+    # The agent's own names stand beside these, as in the runs of old; where it has the same, both are kept.
+    config |= {f"agent_{name}" if name in config else name: value for name, value in agent.config().items()}
     with _opened(Path(folder), config) if folder is not None else nullcontext() as run:
         result = SearchResult()
         batch = 0
 
-        def count(entry: HistoryEntry) -> None:
-            result.add(entry)
-            if on_query is not None:
-                on_query(entry, result)
+        def count(entries: Sequence[HistoryEntry]) -> None:
+            for entry in entries:
+                result.add(entry)
+                if run is not None:
+                    run.note(entry, result)
+                if on_query is not None:
+                    on_query(entry, result)
+            if run is not None:
+                run.note_agent(agent, result.queries)
 
         if run is not None:
-            for entry in _catch_up(agent, oracle, run, epochs, training_seed):
-                count(entry)
-                batch = entry.batch
+            for entries in _catch_up(agent, oracle, run, epochs, training_seed):
+                count(entries)
+                batch = entries[-1].batch
             if result.best is not None:
                 run.save_best(result.best)  # a kill may have come between the query and this
         if reference is not None:
             result.reference = oracle.query(reference, epochs, training_seed, on_step=on_step, last_epoch_only=True)
-        saved = time.monotonic()
         while result.within(budget):
             batch += 1
             size = batch_size if budget.queries is None else min(batch_size, budget.queries - result.queries)
@@ -258,13 +265,12 @@ def search(
             if run is not None:
                 run.append(entries)
             agent.tell(programs, evaluations)
-            for entry in entries:
-                count(entry)
-                if run is not None and result.best is entry:
-                    run.save_best(entry)
-            if run is not None and time.monotonic() - saved > _SAVE_AGENT_EVERY_S:
-                run.save_agent(agent, result.queries)
-                saved = time.monotonic()
+            best = result.best
+            count(entries)
+            if run is not None:
+                if result.best is not None and result.best is not best:
+                    run.save_best(result.best)
+                run.save_agent_now_and_then(agent, result.queries)
         if run is not None:
             run.save_agent(agent, result.queries)
         return result
@@ -298,8 +304,11 @@ def _entries(
     return entries
 
 
-def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_seed: int) -> list[HistoryEntry]:
-    """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since."""
+def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_seed: int) -> Iterator[list[HistoryEntry]]:
+    """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since.
+
+    Yields the history batch by batch, each once the agent is told of it.
+    """
     history = run.history()
     saved_at = run.load_agent(agent)
     if saved_at > len(history):
@@ -307,16 +316,23 @@ def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_see
             f"{run.folder}: the history ends before the agent's saved state; lines were lost from it. "
             "Put them back, or delete agent.json to go on from where the history ends"
         )
-    for _, group in groupby(history[saved_at:], key=lambda entry: entry.batch):
+    for _, group in groupby(history, key=lambda entry: entry.batch):
         entries = list(group)
-        programs = agent.ask(len(entries))
-        if programs != [entry.program for entry in entries]:
-            raise RunError(
-                f"{run.folder}: query {entries[0].number} of the history is not what the agent proposes there. "
-                "The run was made with another version; choose another folder with --run"
-            )
-        agent.tell(programs, [_told(entry, oracle, epochs, training_seed) for entry in entries])
-    return history
+        if entries[0].number > saved_at:
+            programs = agent.ask(len(entries))
+            if programs != [entry.program for entry in entries]:
+                raise RunError(
+                    f"{run.folder}: query {entries[0].number} of the history is not what the agent proposes there. "
+                    "The run was made with another version; choose another folder with --run"
+                )
+            agent.tell(programs, [_told(entry, oracle, epochs, training_seed) for entry in entries])
+        yield entries
+
+
+def _metrics(agent: Agent) -> dict[str, float]:
+    """The agent's figures; an agent need not have any."""
+    found: dict[str, float] = getattr(agent, "metrics", dict)()
+    return found
 
 
 def _told(entry: HistoryEntry, oracle: Oracle, epochs: int, training_seed: int) -> Evaluation:
@@ -350,7 +366,10 @@ def _opened(folder: Path, config: dict[str, Any]) -> Iterator[_Run]:
     try:
         run = _Run(folder)
         run.check_config(config)
-        yield run
+        try:
+            yield run
+        finally:
+            run.close()
     finally:
         lock.release()
 
@@ -363,6 +382,9 @@ class _Run:
         self._config, self._history, self._agent = (
             folder / name for name in ("config.json", "history.jsonl", "agent.json")
         )
+        self._events = Events(folder, 0, {})
+        self._saved_at, self._saved = 0, time.monotonic()
+        self._saving = 0.0  # how long it took the last time
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Writes the configuration of a new run; refuses to continue a run of another."""
@@ -410,9 +432,36 @@ class _Run:
             file.flush()
             os.fsync(file.fileno())
 
+    def note(self, entry: HistoryEntry, result: SearchResult) -> None:
+        """Writes the events of a query, unless a run before this one has."""
+        if entry.number > self._saved_at:
+            with self._writing():
+                self._events.query(entry, result)
+
+    def note_agent(self, agent: Agent, queries: int) -> None:
+        """Writes the agent's figures, if it has any."""
+        if queries > self._saved_at:
+            with self._writing():
+                self._events.agent(agent.name, _metrics(agent), queries)
+
     def save_agent(self, agent: Agent, queries: int) -> None:
         """Saves the agent as it is after so many queries."""
+        started = time.monotonic()
+        with self._writing():
+            self._events.flush()  # a continued run replays, and tells again, only what comes after the saved state
         self._replace(self._agent, json.dumps({"queries": queries, "state": agent.state_dict()}))
+        self._saved = time.monotonic()
+        self._saving = self._saved - started
+
+    def save_agent_now_and_then(self, agent: Agent, queries: int) -> None:
+        """Saves the agent if that was long enough ago; replaying is the price of saving less often."""
+        if time.monotonic() - self._saved > max(_SAVE_AGENT_EVERY_S, self._saving / _SAVING_SHARE):
+            self.save_agent(agent, queries)
+
+    def close(self) -> None:
+        """Ends the file of events."""
+        with self._writing():
+            self._events.close()
 
     def save_best(self, entry: HistoryEntry) -> None:
         """Writes the best program so far as text that `nosbench evaluate` reads."""
@@ -420,6 +469,11 @@ class _Run:
 
     def load_agent(self, agent: Agent) -> int:
         """Loads the saved state into the agent; returns after how many queries it was."""
+        self._saved_at = self._load_agent(agent)
+        self._events = Events(self.folder, self._saved_at, _metrics(agent))
+        return self._saved_at
+
+    def _load_agent(self, agent: Agent) -> int:
         if not self._agent.exists():
             return 0
         fresh = agent.state_dict()

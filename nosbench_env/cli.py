@@ -62,10 +62,19 @@ app.add_typer(study_app)
 
 
 class AgentName(StrEnum):
-    """The search methods, by the paper's abbreviations."""
+    """The search methods."""
 
     re = "re"
     rs = "rs"
+    ppo = "ppo"
+    maskable_ppo = "maskable-ppo"
+    reinforce = "reinforce"
+    risk_seeking = "risk-seeking"
+
+
+# Agents that learn from many programs at a time play episodes side by side, and worker processes train their programs.
+_BATCHES = {AgentName.re: 1, AgentName.rs: 1}
+_BATCH = 16
 
 
 TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
@@ -146,7 +155,12 @@ def evaluate(
 @app.command()
 def search(
     agent: Annotated[
-        AgentName, typer.Option(help="Search method: `re` (regularized evolution) or `rs` (random search).")
+        AgentName,
+        typer.Option(
+            help="Search method: `re` (regularized evolution), `rs` (random search), or reinforcement learning: `ppo` "
+            "(an instruction an action), `maskable-ppo` (a token an action, exact masks; needs sb3-contrib), "
+            "`reinforce` and `risk-seeking` (policy gradients of a recurrent network)."
+        ),
     ] = AgentName.re,
     task: TaskOption = "pfn",
     epochs: EpochsOption = None,
@@ -156,6 +170,14 @@ def search(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search method.")] = 0,
     training_seed: Annotated[int, typer.Option(help="Seed of the trainings; 0 is the paper's.")] = 0,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Search only among programs that keep it; may be given several times. `written`: no slot is read that "
+            "no instruction writes. `used`: the last instruction depends on all others. `gradient`: one reads the "
+            "gradient."
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(
@@ -163,12 +185,13 @@ def search(
         ),
     ] = None,
     batch: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Programs asked for and evaluated together. `rs` proposes the same programs whatever it is; `re` is "
-            "the paper's algorithm with 1, and its asynchronous variant with more.",
+            "the paper's algorithm with 1, and its asynchronous variant with more. Default: 1 for these two, 16 for "
+            "others."
         ),
-    ] = 1,
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -200,6 +223,7 @@ def search(
     * `nosbench search --agent rs --epochs 1 --budget 100 --seed 3`
     * `nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta`
     * `nosbench search --agent rs --batch 16 --workers 8`
+    * `nosbench search --agent maskable-ppo --constraint written --constraint used --epochs 1`
     """
     display = _SearchDisplay(budget, as_json or quiet)
     with interruptible(display.interrupted):
@@ -207,7 +231,10 @@ def search(
         from nosbench_env.agents import search as run_search
         from nosbench_env.tasks import check_epochs
 
-        method, label = _make_agent(agent, seed, start)
+        constraints = tuple(sorted(set(constraint or ())))
+        method, label = _make_agent(agent, seed, start, constraints)
+        usual_batch = _BATCHES.get(agent, _BATCH)
+        batch = usual_batch if batch is None else batch
         limits = Budget(queries=budget, distinct=distinct)
         oracle = _oracle(task, store, device, arithmetic, identity, shipped, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
@@ -217,7 +244,8 @@ def search(
                 (f"-{arithmetic}", arithmetic != "float32"),
                 (f"-{identity}", identity != "fingerprint"),
                 (f"-t{training_seed}", training_seed),
-                (f"-b{batch}", batch > 1),
+                (f"-b{batch}", batch != usual_batch),
+                *((f"-{name}", True) for name in constraints),
             )
             if differs
         )
@@ -360,21 +388,23 @@ def _read_program(argument: str) -> Program:
         raise InvalidProgram(f"{argument}: {error}") from None
 
 
-def _make_agent(agent: AgentName, seed: int, start: str | None) -> tuple[Agent, str]:
+def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...]) -> tuple[Agent, str]:
     """The search method, and what to call it in the run folder's name."""
-    from nosbench_env.agents import RandomSearch, RegularizedEvolution
+    from nosbench_env.agents import AGENTS, RegularizedEvolution
+    from nosbench_env.search_space import SearchSpace
 
-    if agent is AgentName.rs:
+    space = SearchSpace(constraints=constraints)
+    if agent is not AgentName.re:
         if start is not None:
-            raise ValueError("--start is for --agent re; random search starts from nothing")
-        return RandomSearch(seed=seed), "rs"
+            raise ValueError("--start is for --agent re; the others start from nothing")
+        return AGENTS[agent.value](space=space, seed=seed), agent.value
     start = _REFERENCE if start is None else start
     if start.lower() == "random":
-        return RegularizedEvolution(seed=seed), "re-random"
+        return RegularizedEvolution(space=space, seed=seed), "re-random"
     program = _read_program(start)
     known = {known: name.lower() for name, known in KNOWN_PROGRAMS.items()}
     label = known.get(program) or hashlib.sha256(str(program).encode()).hexdigest()[:8]
-    return RegularizedEvolution(seed=seed, start=program), f"re-{label}"
+    return RegularizedEvolution(space=space, seed=seed, start=program), f"re-{label}"
 
 
 def _epochs(count: int) -> str:

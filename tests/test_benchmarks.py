@@ -85,6 +85,7 @@ def test_every_script_says_how_to_use_it(script: str) -> None:
         ("memory.py", ("--programs", "4", "--steps", "2"), "peak"),
         ("throughput.py", ("--task", "toy", "--programs", "2", "--rounds", "1"), "evaluations a minute"),
         ("identity.py", ("--programs", "40", "--rounds", "1"), "a second"),
+        ("agents_tuning.py", ("--seeds", "1", "--distinct", "10"), "risk-seeking with evolution"),
         ("store.py", ("--records", "2000", "--queries", "200"), "hits, p99, microseconds"),
     ],
 )

@@ -42,6 +42,7 @@ LAYERS = [
     {"vector_env"},
     {"sb3"},
     {"wrappers"},
+    {"rllib"},
     {"agents"},
     {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
     {"studies.cache_growth", "studies.cache_errors"},

@@ -12,11 +12,14 @@ from gymnasium.utils import RecordConstructorArgs
 
 
 class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Appends a JSON line to a file for each episode that ends with an evaluation.
+    """Appends a JSON line to a file for each episode that terminates.
 
     A line holds the episode's number in this recorder, its reward and length, and the evaluation: program, task,
-    epochs, seed, loss, status, curve, key, hit, source, seconds, provenance (see `Evaluation`). Lines are written
-    whole, at once, so several envs may record to one file. The optimal policy stays what it is.
+    epochs, seed, loss, status, curve, key, hit, source, seconds, provenance (see `Evaluation`). An episode that an
+    invalid action ended has no evaluation: its line has the program so far, a loss of null and the status "invalid".
+    Lines are written whole, at once, so several envs may record to one file.
+
+    **Optimal policy:** kept.
 
     Args:
         env: The environment.
@@ -49,7 +52,11 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
 
     def _write(self) -> None:
         evaluation = self.get_wrapper_attr("last_evaluation")
-        line = {"episode": self.episodes, "reward": self._reward, "length": self._length, **evaluation.to_json()}
+        if evaluation is None:
+            result = {"program": self.get_wrapper_attr("program").to_json(), "loss": None, "status": "invalid"}
+        else:
+            result = evaluation.to_json()
+        line = {"episode": self.episodes, "reward": self._reward, "length": self._length, **result}
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             data = (json.dumps(line) + "\n").encode()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
+from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
-class RewardTransform(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Multiplies an episode's final reward by `scale`, then clips it to `[low, high]`.
 
-    All other rewards are 0 and stay so. A positive scale alone keeps the optimal policy. Clipping makes programs beyond
-    a bound equally good (or bad): the optimal policy is kept as long as the best program's scaled reward lies between
-    `low` and `high`.
+class RewardTransform(EvaluationReward):
+    """Multiplies the reward of an evaluated program by `scale`, then clips it to `[low, high]`.
+
+    **Optimal policy:** a positive scale alone keeps it. Clipping makes programs beyond a bound equally good (or bad);
+    without discounting (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between
+    `low` and `high`. With a smaller gamma, clipping also changes what a longer program is worth. In `NOSBenchEdit-v0`
+    with `evaluate="step"` every improvement is clipped by itself, so that clipped rewards no longer add up to the whole
+    improvement, and the optimal policy changes.
 
     Args:
         env: The environment.
@@ -38,13 +42,11 @@ class RewardTransform(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
             raise ValueError(f"scale must be positive, got {scale!r}: another sign would reward bad programs")
         if low is not None and high is not None and low >= high:
             raise ValueError(f"low must be below high, got {low!r} and {high!r}")
-        self.scale, self.low, self.high = scale, low, high
+        self.scale = float(scale)
+        self.low, self.high = None if low is None else float(low), None if high is None else float(high)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's, with the final reward transformed."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated:
-            reward = float(reward) * self.scale
-            reward = reward if self.low is None else max(reward, self.low)
-            reward = reward if self.high is None else min(reward, self.high)
-        return observation, reward, terminated, truncated, info
+    def changed(self, reward: float) -> float:
+        """The reward, scaled and clipped."""
+        reward *= self.scale
+        reward = reward if self.low is None else max(reward, self.low)
+        return reward if self.high is None else min(reward, self.high)

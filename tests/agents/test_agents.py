@@ -3,20 +3,29 @@
 import json
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Evaluation, Program, SearchSpace
-from nosbench_env.agents import AGENTS, Agent, RandomSearch, RegularizedEvolution
+from nosbench_env.agents import AGENTS, Agent, PolicyGradient, PPOAgent, RandomSearch, RegularizedEvolution
 
+SMALL_PPO: dict[str, Any] = {"n_steps": 24, "minibatch_size": 8, "n_epochs": 2, "net_arch": (8,)}
 MAKERS: dict[str, Callable[[int], Agent]] = {
     "rs": lambda seed: RandomSearch(seed=seed),
     "re": lambda seed: RegularizedEvolution(seed=seed, population_size=10, tournament_size=4),
     "re from AdamW": lambda seed: RegularizedEvolution(
         seed=seed, start=KNOWN_PROGRAMS["AdamW"], population_size=10, tournament_size=4
     ),
+    "ppo": lambda seed: PPOAgent(SearchSpace(3), seed, **SMALL_PPO),
+    "maskable-ppo": lambda seed: PPOAgent(SearchSpace(3), seed, masked=True, **SMALL_PPO),
+    "reinforce": lambda seed: PolicyGradient(seed=seed, batch_size=8),
+    "risk-seeking": lambda seed: PolicyGradient(seed=seed, batch_size=8, risk_seeking=True, evolution=0.3),
 }
+if find_spec("sb3_contrib") is None:
+    del MAKERS["maskable-ppo"]
 everyone = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
@@ -40,8 +49,11 @@ def play(agent: Agent, rounds: int) -> list[Program]:
 
 
 def test_every_agent_of_the_table_is_tested() -> None:
-    assert {make(0).name for make in MAKERS.values()} == set(AGENTS)
-    assert all(make(0).name in AGENTS and isinstance(make(0), AGENTS[make(0).name]) for make in MAKERS.values())
+    agents = [make(0) for make in MAKERS.values()]
+    assert {agent.name for agent in agents} == set(AGENTS)
+    for agent in agents:
+        same = AGENTS[agent.name](space=agent.space, seed=0)
+        assert (type(same), same.name, same.space) == (type(agent), agent.name, agent.space)
 
 
 @everyone
@@ -78,6 +90,25 @@ def test_several_may_be_asked_for_and_told_in_any_order(make: Callable[[int], Ag
     told = asked[::-1][:9]
     agent.tell(told, [evaluation(program, loss_of(program)) for program in told])
     assert len(agent.ask(3)) == 3
+
+
+@everyone
+def test_programs_never_told_and_those_of_others_do_no_harm(make: Callable[[int], Agent]) -> None:
+    agent, other = make(0), make(1)
+    agent.ask(3)
+    strangers = other.ask(5)
+    agent.tell(strangers, [evaluation(program, loss_of(program)) for program in strangers])
+    assert all(program in agent.space for program in play(agent, 10))
+
+
+@everyone
+def test_figures_are_numbers_of_the_state(make: Callable[[int], Agent]) -> None:
+    agent, restored = make(1), make(1)
+    metrics = getattr(agent, "metrics", dict)
+    play(agent, 30)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics().values())
+    restored.load_state_dict(json.loads(json.dumps(agent.state_dict(), allow_nan=False)))
+    assert getattr(restored, "metrics", dict)() == metrics()
 
 
 @everyone

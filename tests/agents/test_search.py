@@ -1,5 +1,6 @@
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +350,135 @@ def test_a_folder_that_cannot_be_made_is_refused(oracle: Oracle, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="can't use the run folder"):
         search(RandomSearch(), oracle, Budget(queries=1), folder=tmp_path / "file" / "r")
+
+
+def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: steps and values by tag, in the order of the steps."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+
+
+class Counting(RandomSearch):
+    """Has a figure, which changes with every third program told."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed=seed)
+        self.told = 0
+
+    def tell(self, programs: Any, evaluations: Any) -> None:
+        self.told += len(programs)
+
+    def metrics(self) -> dict[str, float]:
+        return {"thirds": float(self.told // 3)} if self.told >= 3 else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"told": self.told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.told = state["told"]
+
+
+def test_tensorboard_shows_every_query(oracle: Oracle, tmp_path: Path) -> None:
+    search(Counting(), oracle, Budget(queries=20), epochs=1, folder=tmp_path / "r")
+    events, entries = shown(tmp_path / "r"), history(tmp_path / "r")
+    finite = [entry for entry in entries if entry.loss is not None]
+    assert events["search/loss"] == [(entry.number, pytest.approx(entry.loss)) for entry in finite]
+    best = events["search/best_loss"]
+    assert best[-1] == (20, pytest.approx(min(entry.loss for entry in finite)))
+    assert [value for _, value in best] == sorted([value for _, value in best], reverse=True)
+    assert events["search/distinct"][-1] == (20, sum(entry.new for entry in entries))
+    assert events["search/hits"][-1] == (20, sum(entry.hit for entry in entries))
+    assert len(events["search/seconds"]) == 20
+    assert events["rs/thirds"] == [(3 * k, k) for k in range(1, 7)]
+
+
+@pytest.mark.parametrize("every", [-1.0, math.inf], ids=["agent saved always", "never"])
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_continued_run_shows_each_step_once(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, stop: int
+) -> None:
+    def interrupt(entry: HistoryEntry, _: Any) -> None:
+        if entry.number == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("nosbench_env.agents.search"), "_SAVE_AGENT_EVERY_S", every)
+    arguments: dict[str, Any] = {"epochs": 1, "folder": tmp_path / "r", "batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        search(Counting(), oracle, Budget(queries=10), on_query=interrupt, **arguments)
+    search(Counting(), oracle, Budget(queries=10), **arguments)
+    search(Counting(), oracle, Budget(queries=14), **arguments)
+    search(Counting(), oracle, Budget(queries=14), epochs=1, folder=tmp_path / "whole", batch_size=2)
+    found, whole = shown(tmp_path / "r"), shown(tmp_path / "whole")
+    for tag in ("search/loss", "search/best_loss", "search/distinct", "rs/thirds"):
+        assert found[tag] == whole[tag], tag
+    assert [step for step, _ in found["search/hits"]] == list(range(1, 15))
+
+
+def test_a_finished_run_asked_for_again_writes_no_events(oracle: Oracle, tmp_path: Path) -> None:
+    search(RandomSearch(), oracle, Budget(queries=3), epochs=1, folder=tmp_path / "r")
+    before = sorted(path.name for path in (tmp_path / "r").iterdir())
+    search(RandomSearch(), oracle, Budget(queries=3), epochs=1, folder=tmp_path / "r")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == before
+
+
+def test_without_tensorboard_it_goes_on_and_says_so(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.warns(UserWarning, match="no events for TensorBoard are written: pip install tensorboard"):
+        result = search(RandomSearch(), oracle, Budget(queries=3), epochs=1, folder=tmp_path / "r")
+    assert result.queries == 3
+    assert {path.name for path in (tmp_path / "r").iterdir()} >= {"history.jsonl", "agent.json"}
+    assert not list((tmp_path / "r").glob("events*"))
+
+
+@pytest.mark.parametrize(("share", "saves"), [(1e-9, 2), (math.inf, 13)])
+def test_an_agent_that_takes_long_to_save_is_saved_less_often(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, saves: int
+) -> None:
+    module, saved = import_module("nosbench_env.agents.search"), []
+    monkeypatch.setattr(module, "_SAVE_AGENT_EVERY_S", -1.0)
+    monkeypatch.setattr(module, "_SAVING_SHARE", share)
+    agent = RandomSearch()
+    state_dict = agent.state_dict
+    monkeypatch.setattr(agent, "state_dict", lambda: saved.append(time.sleep(0.001)) or state_dict())
+    search(agent, oracle, Budget(queries=12), epochs=1, folder=tmp_path / "r")
+    assert len(saved) == saves  # one of them at the end
+
+
+def test_runs_from_before_there_were_constraints_continue(oracle: Oracle, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    search(small_evolution(), oracle, Budget(queries=3), epochs=1, folder=folder)
+    old = {
+        "agent": "re",
+        "space": {"max_instructions": 20, "memory_size": 20},
+        "seed": 0,
+        "start": None,
+        "population_size": 6,
+        "tournament_size": 3,
+        "task": "toy",
+        "task_version": 1,
+        "arithmetic": "float32",
+        "epochs": 1,
+        "training_seed": 0,
+        "identity": "fingerprint",
+        "batch_size": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(old))
+    assert search(small_evolution(), oracle, Budget(queries=5), epochs=1, folder=folder).queries == 5
+
+
+def test_settings_of_an_agent_named_like_those_of_the_loop_are_kept_apart(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = RandomSearch()
+    monkeypatch.setattr(agent, "config", lambda: {"batch_size": 7, "own": 1})
+    search(agent, oracle, Budget(queries=2), epochs=1, folder=tmp_path / "r")
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["batch_size"], config["agent_batch_size"], config["own"]) == (1, 7, 1)
 
 
 def test_a_failing_store_keeps_the_run_and_lets_it_continue(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nosbench_env import KNOWN_PROGRAMS, Program
+from nosbench_env import KNOWN_PROGRAMS, Program, SearchSpace
 from nosbench_env.agents import AGENTS
 from nosbench_env.cli import AgentName
 
@@ -19,7 +19,7 @@ def test_help_teaches(nosbench) -> None:
     for arguments, words in (
         (["--help"], ["search", "evaluate", "doctor", "nosbench evaluate Adam --task toy"]),
         (["evaluate", "-h"], ["AdamW", "r9 = mul(grad, 0.01)", "--json", "nosbench evaluate runs/my-run/best.txt"]),
-        (["search", "--help"], ["--budget", "--start", "Ctrl-C", "evolution"]),
+        (["search", "--help"], ["--budget", "--start", "Ctrl-C", "evolution", "maskable-ppo", "--constraint"]),
         (["doctor", "--help"], ["versions, devices, the store"]),
     ):
         run = nosbench(*arguments)
@@ -99,7 +99,10 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["evaluate", "SGD", "--store", "/proc/nosbench/x"], "can't open the store /proc/nosbench/x"),
         (["evaluate", "SGD", "--store", "."], "can't"),
         (["evaluate"], "Missing argument 'PROGRAM'"),
-        (["search", "--agent", "ppo"], "'ppo' is not one of 're', 'rs'"),
+        (["search", "--agent", "sac"], "'sac' is not one of 're', 'rs', 'ppo', 'maskable-ppo'"),
+        (["search", "--agent", "ppo", "--start", "Adam"], "--start is for --agent re"),
+        (["search", "--constraint", "short"], "constraints must be some of ['gradient', 'used', 'written'], got"),
+        (["search", "--constraint", "used", "--start", "r9 = mul(grad, 0.1); r10 = log(step)"], "constraint 'used'"),
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
         (["search", "--seed", "-1"], "seed must be an integer >= 0, got -1"),
         (["search", "--start", "Adamm"], "'Adamm' is no known program"),
@@ -194,6 +197,43 @@ def test_distinct_programs_can_limit_a_search(nosbench) -> None:
     run = nosbench("search", *TOY, "--agent", "rs", "--epochs", "1", "--distinct", "4", "--json", "--quiet")
     assert json.loads(run.out)["distinct"] == 4
     assert run.err == ""
+
+
+@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ("rs", "re")])
+def test_reinforcement_learning_searches_in_batches_and_goes_on(nosbench, tmp_path: Path, agent: str) -> None:
+    if agent == "maskable-ppo":
+        pytest.importorskip("sb3_contrib")
+    command = ["search", *TOY, "--agent", agent, "--epochs", "1", "--workers", "1", "--json", "--budget"]
+    first = json.loads(nosbench(*command, "16").out)
+    assert (first["queries"], first["run"]) == (16, f"runs/{agent}-toy-e1-s0")
+    longer = json.loads(nosbench(*command, "32").out)
+    assert longer["queries"] == 32
+    folder = tmp_path / longer["run"]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["agent"], config["batch_size"]) == (agent, 16)
+    batches = [json.loads(line)["batch"] for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert batches == [1] * 16 + [2] * 16
+    assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_constraints_keep_to_programs_that_obey_them_in_a_run_folder_of_their_own(nosbench) -> None:
+    command = ["search", *TOY, "--agent", "rs", "--epochs", "1", "--budget", "10", "--json"]
+    found = json.loads(nosbench(*command, "--constraint", "written", "--constraint", "gradient").out)
+    assert found["run"] == "runs/rs-toy-e1-s0-gradient-written"
+    space = SearchSpace(constraints=("written", "gradient"))
+    history = Path(found["run"], "history.jsonl").read_text().splitlines()
+    assert all(Program.from_json(json.loads(line)["program"]) in space for line in history)
+    again = json.loads(nosbench(*command, "--constraint", "gradient", "--constraint", "written").out)
+    assert (again["run"], again["queries"]) == (found["run"], 10)
+
+
+def test_a_missing_extra_is_named(nosbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nosbench_env.agents.ppo.find_spec", lambda name: None)
+    run = nosbench("search", "--agent", "maskable-ppo", *TOY)
+    assert (run.code, run.err) == (
+        2,
+        "nosbench: maskable-ppo needs sb3-contrib: pip install 'nosbench_env[sb3-contrib]'\n",
+    )
 
 
 def test_a_program_of_ones_own_can_be_the_start(nosbench) -> None:

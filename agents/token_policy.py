@@ -1,0 +1,219 @@
+"""`TokenPolicy`: a recurrent network that writes programs token by token, and knows how probable each was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nosbench_env.grammar import ARITIES, FIRST_SLOT_TOKEN, MAX_ARITY, STOP, Draft
+from nosbench_env.program import FIRST_WRITABLE_SLOT, Program
+from nosbench_env.search_space import SearchSpace
+
+# What is chosen next: the length, a function, its first, second or third input, the output, or nothing any more.
+_LENGTH, _FUNCTION, _OUTPUT, _DONE = 0, 1, MAX_ARITY + 2, MAX_ARITY + 3
+_ARITIES = np.array([*ARITIES, 0])  # the last is STOP's
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Programs as the network reads them, `T` choices long; what is shorter is filled up.
+
+    Attributes:
+        features: What it sees before each choice, `(T, n, features)` float32.
+        masks: What was allowed, `(T, n, choices)`.
+        choices: What was chosen, `(T, n)`.
+    """
+
+    features: Tensor
+    masks: Tensor
+    choices: Tensor
+
+
+class TokenPolicy(nn.Module):
+    """A distribution over the programs of a space: a GRU over the token encoding (see `grammar`).
+
+    The first choice is the program's length, and then come the tokens of a program of that length. Before each the
+    network sees the one before, what kind comes next, the function whose inputs are being written, which slots have
+    been written, and how many instructions are left. Its output layer reads these beside the GRU's state, so that what
+    often follows what is learned within a few updates. Forbidden tokens have probability 0, so every program it draws
+    is in the space.
+
+    The output layer begins at zero. So the untrained policy is the prior, and without one it draws the programs of
+    `SearchSpace.sample`.
+
+    Args:
+        space: The search space.
+        rng: Draws the initial weights.
+        hidden_size: Size of the GRU's state.
+        length: Mean and standard deviation of the lengths before training, of a normal distribution cut off at both
+            ends (as the soft length prior of deep symbolic optimization, Landajuela et al., 2021); None for uniform
+            lengths.
+        uniform_arity: Whether functions of one, two and three inputs are equally likely before training (there are 16,
+            8 and 2), as in deep symbolic optimization's prior of that name.
+
+    Raises:
+        ValueError: If `length` is no such pair.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        rng: np.random.Generator,
+        hidden_size: int = 32,
+        length: tuple[float, float] | None = None,
+        uniform_arity: bool = False,
+    ) -> None:
+        super().__init__()
+        if length is not None and not (len(length) == 2 and length[1] > 0):
+            raise ValueError(f"length must be a mean and a standard deviation > 0, got {length!r}")
+        self._space = space
+        self._prior = torch.from_numpy(_prior(space, length, uniform_arity))
+        features = _Cursors(space, 1).features().shape[1]
+        # Made without values: torch's initialization would draw from the process's random stream.
+        self._gru = nn.GRU(features, hidden_size, device="meta").to_empty(device="cpu")
+        self._head = nn.Linear(hidden_size + features, len(self._prior), device="meta").to_empty(device="cpu")
+        bound = 1 / math.sqrt(hidden_size)  # torch's default
+        with torch.no_grad():
+            for weights in self._gru.parameters():
+                weights.copy_(torch.from_numpy(rng.uniform(-bound, bound, tuple(weights.shape))))
+            for weights in self._head.parameters():
+                weights.zero_()
+
+    @torch.no_grad()
+    def sample(self, n: int, rng: np.random.Generator) -> list[Program]:
+        """Draws `n` programs."""
+        cursors = _Cursors(self._space, n)
+        state: Tensor | None = None
+        while not cursors.done:
+            features = torch.from_numpy(cursors.features())[None]
+            hidden, state = self._gru(features, state)
+            logs = self._logs(hidden, features, torch.from_numpy(cursors.masks())[None])[0].double().numpy()
+            cursors.push(np.argmax(logs + rng.gumbel(size=logs.shape), axis=1))
+        return [draft.program for draft in cursors.drafts]
+
+    def writes(self, program: Program) -> bool:
+        """Whether it can write the program at all: constraints leave a few out (see `Draft`) that the space has."""
+        try:
+            draft = self._space.draft(len(program))
+            for token in self._space.tokens(program):
+                if not draft.finished:  # STOP comes after the end
+                    draft.push(token)
+        except ValueError:
+            return False
+        return True
+
+    def read(self, programs: Sequence[Program]) -> Lessons:
+        """Prepares programs that it can write for the network."""
+        columns = [[self._space.token_count + len(program) - 1, *self._space.tokens(program)] for program in programs]
+        choices = np.full((max(map(len, columns)), len(columns)), STOP)
+        for number, column in enumerate(columns):
+            choices[: len(column), number] = column
+        cursors = _Cursors(self._space, len(columns))
+        features, masks = [], []
+        for row in choices:
+            features.append(torch.from_numpy(cursors.features()))
+            masks.append(torch.from_numpy(cursors.masks()))
+            cursors.push(row)
+        return Lessons(torch.stack(features), torch.stack(masks), torch.from_numpy(choices))
+
+    def forward(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
+        """The log-probability of each choice, and the entropy of all there were: both `(T, n)`.
+
+        Both are 0 beyond a program's end, so that the sum of a column is the program's.
+        """
+        hidden, _ = self._gru(lessons.features)
+        logs = self._logs(hidden, lessons.features, lessons.masks)
+        entropies = -(logs.exp() * logs.masked_fill(~lessons.masks, 0)).sum(-1)
+        return logs.gather(-1, lessons.choices[..., None])[..., 0], entropies
+
+    def _logs(self, hidden: Tensor, features: Tensor, masks: Tensor) -> Tensor:
+        logits: Tensor = self._head(torch.cat([hidden, features], dim=-1)) + self._prior
+        return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
+
+
+class _Cursors:
+    """Where each of several programs stands while they are written, or read, choice by choice together."""
+
+    def __init__(self, space: SearchSpace, n: int) -> None:
+        self._space = space
+        self.drafts: list[Draft] = []
+        self._rows = np.arange(n)
+        self._kinds = _allowed_kinds(space)
+        self.expected = np.full(n, _LENGTH)
+        self.left = np.zeros(n, dtype=np.int64)  # instructions that are not complete
+        self._previous = np.full(n, self._kinds.shape[1])  # none yet
+        self._function = np.full(n, STOP)
+        self._written = np.zeros((n, space.memory_size), dtype=np.bool_)
+
+    @property
+    def done(self) -> bool:
+        return bool((self.expected == _DONE).all())
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Which choices are allowed: `(n, choices)`. A finished program has one, STOP, which changes nothing."""
+        masks: NDArray[np.bool_] = self._kinds[self.expected]
+        if self._space.constraints:
+            for row, draft in enumerate(self.drafts):
+                if not draft.finished:
+                    masks[row, : self._space.token_count] = draft.mask()
+        return masks
+
+    def features(self) -> NDArray[np.float32]:
+        """What the network sees: `(n, features)`, all 0 or 1."""
+        kinds, choices = self._kinds.shape
+        numbers = (self._previous, self.expected, self._function, self.left)
+        starts = np.cumsum([0, choices + 1, kinds, STOP + 1, self._space.max_instructions + 1])
+        features = np.zeros((len(self._rows), starts[-1] + self._space.memory_size), dtype=np.float32)
+        for start, number in zip(starts, numbers, strict=False):
+            features[self._rows, start + number] = 1
+        features[:, starts[-1] :] = self._written
+        return features
+
+    def push(self, choices: NDArray[np.int64]) -> None:
+        """Makes an allowed choice for each; finished programs stay as they are."""
+        expected = self.expected
+        if expected[0] == _LENGTH:  # for one, so for all
+            self.left = choices - self._space.token_count + 1
+            self.drafts = [self._space.draft(length) for length in self.left.tolist()]
+            self.expected = np.full_like(expected, _FUNCTION)
+        else:
+            for draft, token in zip(self.drafts, choices.tolist(), strict=True):
+                if not draft.finished:
+                    draft.push(token)
+            self._function = np.where(expected == _FUNCTION, choices, self._function)
+            after_input = np.where(expected - _FUNCTION < _ARITIES[self._function], expected + 1, _OUTPUT)
+            complete = expected == _OUTPUT
+            self._written[self._rows[complete], choices[complete] - FIRST_SLOT_TOKEN] = True
+            self.left = self.left - complete
+            after_output = np.where(self.left > 0, _FUNCTION, _DONE)
+            self.expected = np.select([expected == _DONE, complete], [expected, after_output], after_input)
+        self._previous = np.where(expected == _DONE, self._previous, choices)
+
+
+def _allowed_kinds(space: SearchSpace) -> NDArray[np.bool_]:
+    """The choices of each kind: `(kinds, choices)`; they are the tokens, and then the lengths from 1 on."""
+    kinds = np.zeros((_DONE + 1, space.token_count + space.max_instructions), dtype=np.bool_)
+    tokens = kinds[:, : space.token_count]
+    kinds[_LENGTH, space.token_count :] = True
+    tokens[_FUNCTION, :STOP] = True
+    tokens[_FUNCTION + 1 : _OUTPUT, FIRST_SLOT_TOKEN:] = True
+    tokens[_OUTPUT, FIRST_SLOT_TOKEN + FIRST_WRITABLE_SLOT :] = True
+    tokens[_DONE, STOP] = True
+    return kinds
+
+
+def _prior(space: SearchSpace, length: tuple[float, float] | None, uniform_arity: bool) -> NDArray[np.float32]:
+    """The untrained policy's logits: `(choices,)`."""
+    prior = np.zeros(space.token_count + space.max_instructions, dtype=np.float32)
+    if uniform_arity:
+        prior[:STOP] = -np.log(np.bincount(_ARITIES)[_ARITIES[:STOP]])
+    if length is not None:
+        mean, deviation = length
+        prior[space.token_count :] = -(((np.arange(1, space.max_instructions + 1) - mean) / deviation) ** 2) / 2
+    return prior

@@ -1,0 +1,55 @@
+"""`TokenObservation`: the program so far as a sequence of tokens, for sequence models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from nosbench_env.grammar import FIRST_SLOT_TOKEN, MAX_ARITY, STOP
+from nosbench_env.program import FIRST_WRITABLE_SLOT
+
+_WIDTH = 2 + MAX_ARITY  # numbers an instruction
+# A row is a function and inputs, plus 1 each, and an output slot less 8; 0 stands for what is not there.
+_TOKENS_OF_ROW = np.array([-1, *[FIRST_SLOT_TOKEN - 1] * MAX_ARITY, FIRST_SLOT_TOKEN + FIRST_WRITABLE_SLOT - 1])
+
+
+class TokenObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Shows the program so far as the tokens that `NOSBenchToken-v0` takes as actions, padded at the end with STOP.
+
+    An instruction is its function, its inputs and its output; an unfinished one is shown as far as it goes. The space
+    is a `Box` of integers, `(5 * max_instructions,)` int64, from 0 to `token_count` - 1, rather than `MultiDiscrete`,
+    which some libraries would write one-hot before your model's embedding sees it. In `NOSBenchEdit-v0` one more
+    number follows: how many edits are left.
+
+    **Optimal policy:** kept; the observation says the same.
+
+    Args:
+        env: The environment; no other wrapper in it may have changed the observations.
+
+    Raises:
+        ValueError: If the observations are not the env's own.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.MultiDiscrete) or space != env.unwrapped.observation_space:
+            raise ValueError(f"env must have its own observations, got {env}: make TokenObservation the innermost")
+        search_space = self.get_wrapper_attr("search_space")
+        self._length = _WIDTH * search_space.max_instructions
+        highest = space.nvec - 1
+        highest[: self._length] = search_space.token_count - 1
+        self.observation_space = spaces.Box(np.zeros_like(highest), highest, dtype=np.int64)
+
+    def observation(self, observation: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The observation's tokens."""
+        rows, rest = observation[: self._length].reshape(-1, _WIDTH), observation[self._length :]
+        tokens = (rows + _TOKENS_OF_ROW)[rows > 0]
+        padding = np.full(self._length - len(tokens), STOP, np.int64)
+        return np.concatenate([tokens, padding, rest])
