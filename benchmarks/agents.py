@@ -46,12 +46,12 @@ METHODS: dict[str, tuple[Callable[[int], Agent], int]] = {
     "rs-constrained": (lambda seed: RandomSearch(CONSTRAINED, seed), 1),
     "re-adamw": (lambda seed: RegularizedEvolution(seed=seed, start=KNOWN_PROGRAMS["AdamW"]), 1),
     "re-random": (lambda seed: RegularizedEvolution(seed=seed), 1),
-    "ppo": (lambda seed: _ppo(None, seed, masked=False), 8),
-    "maskable-ppo": (lambda seed: _ppo(None, seed, masked=True), 8),
-    "maskable-ppo-constrained": (lambda seed: _ppo(CONSTRAINED, seed, masked=True), 8),
-    "reinforce": (lambda seed: _policy_gradient(None, seed, risk_seeking=False), 8),
-    "reinforce-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=False), 8),
-    "risk-seeking-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=True), 8),
+    "ppo": (lambda seed: _ppo(None, seed, masked=False), 16),
+    "maskable-ppo": (lambda seed: _ppo(None, seed, masked=True), 16),
+    "maskable-ppo-constrained": (lambda seed: _ppo(CONSTRAINED, seed, masked=True), 16),
+    "reinforce": (lambda seed: _policy_gradient(None, seed, risk_seeking=False), 16),
+    "reinforce-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=False), 16),
+    "risk-seeking-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=True), 16),
 }
 
 

@@ -9,7 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from play import IDS, InstantOracle, random_loss
+from oracles import InstantOracle, random_loss
+from play import IDS
 
 from nosbench_env import Program
 
@@ -59,7 +60,7 @@ def test_cleanrl_ppo_plays_every_env(env_id: str) -> None:
 def test_rllib_ppo_never_takes_a_masked_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray.rllib", reason="needs RLlib: pip install 'nosbench_env[ray]'")
     record = tmp_path / "episodes.jsonl"
-    load("rllib_ppo").train(iterations=1, batch_size=256, record=str(record))
+    load("rllib_ppo").train(iterations=1, batch_size=512, record=str(record))
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert len(lines) >= 3
     assert "invalid" not in {line["status"] for line in lines}

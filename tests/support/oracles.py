@@ -2,10 +2,12 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nosbench_env import Evaluation, Program
+import numpy as np
+
+from nosbench_env import Evaluation, Program, canonical_form
 
 
 class MadeUpOracle:
@@ -39,3 +41,36 @@ class MadeUpOracle:
 
     def __deepcopy__(self, memo: object) -> "MadeUpOracle":
         return self
+
+
+class InstantOracle:
+    """An oracle that computes a loss from the program's text; NaN and infinity are failures, as they should be."""
+
+    def __init__(self, loss: Callable[[Program], float]) -> None:
+        self.loss = loss
+        self.asked: list[Program] = []
+
+    def query(
+        self, program: Program, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> Evaluation:
+        return self.query_many([program], epochs, seed, last_epoch_only=last_epoch_only)[0]
+
+    def query_many(
+        self, programs: list[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> list[Evaluation]:
+        self.asked += programs
+        evaluations = []
+        for program in programs:
+            loss = self.loss(program)
+            status = "nan" if np.isnan(loss) else "inf" if np.isinf(loss) else "ok"
+            key = canonical_form(program).digest
+            evaluations.append(Evaluation(program, "toy", epochs or 1, seed, loss, status, (loss,), key, True, "store"))
+        return evaluations
+
+    def __deepcopy__(self, memo: object) -> "InstantOracle":
+        return self
+
+
+def random_loss(program: Program) -> float:
+    """Some loss of the program's own, the same in every process."""
+    return float(np.random.default_rng(list(str(program).encode())).normal(1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Playing the envs in tests: allowed actions at random, and an oracle that answers at once."""
+"""Playing the envs in tests: allowed actions at random."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from oracles import InstantOracle
 
-from nosbench_env import Evaluation, Program, canonical_form
+from nosbench_env import Program
 
 IDS = ("NOSBench-v0", "NOSBenchToken-v0", "NOSBenchEdit-v0")
 
@@ -31,40 +32,7 @@ def play_at_random(env: gymnasium.Env, rng: np.random.Generator) -> list[tuple[A
     return steps
 
 
-class InstantOracle:
-    """An oracle that computes a loss from the program's text; NaN and infinity are failures, as they should be."""
-
-    def __init__(self, loss: Callable[[Program], float]) -> None:
-        self.loss = loss
-        self.asked: list[Program] = []
-
-    def query(
-        self, program: Program, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
-    ) -> Evaluation:
-        return self.query_many([program], epochs, seed, last_epoch_only=last_epoch_only)[0]
-
-    def query_many(
-        self, programs: list[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
-    ) -> list[Evaluation]:
-        self.asked += programs
-        evaluations = []
-        for program in programs:
-            loss = self.loss(program)
-            status = "nan" if np.isnan(loss) else "inf" if np.isinf(loss) else "ok"
-            key = canonical_form(program).digest
-            evaluations.append(Evaluation(program, "toy", epochs or 1, seed, loss, status, (loss,), key, True, "store"))
-        return evaluations
-
-    def __deepcopy__(self, memo: object) -> InstantOracle:
-        return self
-
-
 def instant_env(env_id: str, loss: Callable[[Program], float], **arguments: Any) -> gymnasium.Env:
     """An env whose oracle answers at once."""
     create = gymnasium.envs.registration.load_env_creator(gymnasium.spec(env_id).entry_point)
     return create("toy", oracle=InstantOracle(loss), **arguments)
-
-
-def random_loss(program: Program) -> float:
-    """Some loss of the program's own, the same in every process."""
-    return float(np.random.default_rng(list(str(program).encode())).normal(1.0, 1.0))

@@ -4,7 +4,8 @@ import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
-from play import IDS, InstantOracle, allowed_action, instant_env, random_loss
+from oracles import InstantOracle, random_loss
+from play import IDS, allowed_action, instant_env
 from strategies import programs
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import InstantOracle, random_loss
+from oracles import InstantOracle, random_loss
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace
 from nosbench_env.wrappers import (

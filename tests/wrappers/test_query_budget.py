@@ -5,7 +5,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import IDS, InstantOracle, instant_env, play_at_random
+from oracles import InstantOracle
+from play import IDS, instant_env, play_at_random
 from stable_baselines3 import PPO
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace

@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import InstantOracle, instant_env, random_loss
+from oracles import InstantOracle, random_loss
+from play import instant_env
 
 from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Program, SearchSpace
 from nosbench_env.wrappers import (

@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from play import IDS, InstantOracle, allowed_action, play_at_random, random_loss
+from oracles import InstantOracle, random_loss
+from play import IDS, allowed_action, play_at_random
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from nosbench_env import wrappers
