@@ -47,9 +47,9 @@ class PolicyGradient:
     others, and no task needs a scale of its own.
 
     *Repeats.* Much of what is proposed is equivalent to what was proposed before, as in random search. It costs no
-    training, and teaches for nothing what not to write; but a program of a known key is never reinforced (its advantage
-    is at most 0), or the policy would end up with a single program. And what is written exactly as a program told
-    before is drawn again, up to 10 times.
+    training, and teaches for nothing what not to write: a program of a known key is worth 0, however good it is, or
+    the policy would end up with a single program. And what is written exactly as a program told before is drawn again,
+    up to 10 times.
 
     What is learned within a few hundred programs depends on what the policy begins with. Take a space with constraints:
     without them nine of ten programs ignore the gradient.
@@ -91,7 +91,7 @@ class PolicyGradient:
         *,
         risk_seeking: bool = False,
         batch_size: int = 16,
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.02,
         entropy_weight: float = 0.01,
         queue_weight: float | None = None,
         epsilon: float = 0.25,
@@ -209,10 +209,9 @@ class PolicyGradient:
 
     def _update(self) -> None:
         """A step of Adam up the objective."""
-        rewards = self._rewards([told.loss for told in self._batch])
-        advantages = self._advantages(rewards)
         repeated = np.array([told.repeated for told in self._batch])
-        advantages[repeated] = np.minimum(advantages[repeated], 0)
+        rewards = np.where(repeated, 0, self._rewards([told.loss for told in self._batch]))
+        advantages = self._advantages(rewards)
         with exact_arithmetic():
             objective = self._objective([told.program for told in self._batch], advantages)
             self._optimizer.zero_grad()
