@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,8 @@ def _writer(folder: Path, first_step: int) -> Any:
     except ImportError:
         warnings.warn("no events for TensorBoard are written: pip install tensorboard", stacklevel=2)
         return _Nothing()
+    if any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(1)  # files are read in the order of their names, which tell the second
     # TensorBoard passes over events of earlier files from this step on: of queries done after the last saved state.
     writer: Any = SummaryWriter(str(folder), purge_step=first_step, max_queue=1000)
     return writer

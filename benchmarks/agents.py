@@ -16,42 +16,30 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, SearchSpace
-from nosbench_env.agents import Agent, Budget, RandomSearch, RegularizedEvolution, search
+from nosbench_env.agents import AGENTS, Budget, search
 
 # Leaves out programs with instructions that change nothing, and those that never read the gradient.
-CONSTRAINED = SearchSpace(constraints=("used", "gradient"))
+CONSTRAINED = {"space": SearchSpace(constraints=("used", "gradient"))}
 QUERIES_PER_DISTINCT = 100  # a run that finds nothing new any more ends at so many queries for each program allowed
 
 
-def _ppo(space: SearchSpace | None, seed: int, masked: bool) -> Agent:
-    from nosbench_env.agents import PPOAgent
-
-    return PPOAgent(space, seed, masked=masked)
-
-
-def _policy_gradient(space: SearchSpace | None, seed: int, risk_seeking: bool, evolution: float = 0.0) -> Agent:
-    from nosbench_env.agents import PolicyGradient
-
-    return PolicyGradient(space, seed, risk_seeking=risk_seeking, evolution=evolution)
-
-
-# By name: the agent for a seed, and how many programs it is asked for together.
-METHODS: dict[str, tuple[Callable[[int], Agent], int]] = {
-    "rs": (lambda seed: RandomSearch(seed=seed), 1),
-    "rs-constrained": (lambda seed: RandomSearch(CONSTRAINED, seed), 1),
-    "re-adamw": (lambda seed: RegularizedEvolution(seed=seed, start=KNOWN_PROGRAMS["AdamW"]), 1),
-    "re-random": (lambda seed: RegularizedEvolution(seed=seed), 1),
-    "ppo": (lambda seed: _ppo(None, seed, masked=False), 16),
-    "maskable-ppo": (lambda seed: _ppo(None, seed, masked=True), 16),
-    "maskable-ppo-constrained": (lambda seed: _ppo(CONSTRAINED, seed, masked=True), 16),
-    "reinforce": (lambda seed: _policy_gradient(None, seed, risk_seeking=False), 16),
-    "reinforce-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=False), 16),
-    "risk-seeking-constrained": (lambda seed: _policy_gradient(CONSTRAINED, seed, risk_seeking=True), 16),
+# By name: which agent of `nosbench search` it is, what it is made with, and how many programs it is asked for together.
+METHODS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "rs": ("rs", {}, 1),
+    "rs-constrained": ("rs", CONSTRAINED, 1),
+    "re-adamw": ("re", {"start": KNOWN_PROGRAMS["AdamW"]}, 1),
+    "re-random": ("re", {}, 1),
+    "ppo": ("ppo", {}, 16),
+    "maskable-ppo": ("maskable-ppo", {}, 16),
+    "maskable-ppo-constrained": ("maskable-ppo", CONSTRAINED, 16),
+    "reinforce": ("reinforce", {}, 16),
+    "reinforce-constrained": ("reinforce", CONSTRAINED, 16),
+    "risk-seeking-constrained": ("risk-seeking", CONSTRAINED, 16),
 }
 
 
@@ -88,9 +76,9 @@ def main() -> None:
 
 def run(method: str, seed: int, folder: Path, store: str, task: str, epochs: int, distinct: int) -> str:
     """Does a run, or what is left of it; returns what came out."""
-    make, batch_size = METHODS[method]
+    agent, arguments, batch_size = METHODS[method]
     result = search(
-        make(seed),
+        AGENTS[agent](seed=seed, **arguments),
         Oracle(task, store, workers=1),
         Budget(queries=QUERIES_PER_DISTINCT * distinct, distinct=distinct),
         epochs=epochs,

@@ -11,9 +11,8 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(
-    file.name for file in BENCHMARKS.glob("*.py") if file.name not in ("harness.py", "programs.py", "fill_results.py")
-)
+OTHERS = ("harness.py", "programs.py", "fill_results.py", "agents.py")  # which time nothing
+SCRIPTS = sorted(file.name for file in BENCHMARKS.glob("*.py") if file.name not in OTHERS)
 
 
 @pytest.fixture
@@ -93,6 +92,27 @@ def test_scripts_run_at_tiny_sizes(script: str, options: tuple[str, ...], said: 
     results = {file: file.read_bytes() for file in (BENCHMARKS / "results").iterdir()}
     assert said in run(script, *options, "--no-record")
     assert {file: file.read_bytes() for file in (BENCHMARKS / "results").iterdir()} == results
+
+
+def test_the_study_of_the_agents_goes_on_where_it_was(tmp_path: Path) -> None:
+    histories = [tmp_path / "runs" / f"{method}-s7" / "history.jsonl" for method in ("rs", "risk-seeking-constrained")]
+    options = (
+        "--folder",
+        str(tmp_path),
+        "--methods",
+        "rs",
+        "risk-seeking-constrained",
+        "--seeds",
+        "7",
+        "--task",
+        "toy",
+    )
+    assert run("agents.py", *options, "--distinct", "3").count(" distinct, best ") == 2
+    before = [history.read_text() for history in histories]
+    run("agents.py", *options, "--distinct", "20")
+    for history, first in zip(histories, before, strict=True):
+        assert history.read_text().startswith(first)
+        assert 20 <= sum(json.loads(line)["new"] for line in history.read_text().splitlines()) < 36
 
 
 def test_the_gpus_script_runs_on_a_cpu_and_says_what_it_did_not_measure() -> None:

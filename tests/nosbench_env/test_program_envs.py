@@ -14,6 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles import MadeUpOracle
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from nosbench_env import KNOWN_PROGRAMS, NOSBenchEditEnv, NOSBenchEnv, NOSBenchTokenEnv, Oracle, Program, SearchSpace
@@ -34,22 +35,9 @@ CLASSES: dict[str, Callable[..., ProgramEnv]] = {
 every_class = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES)
 
 
-class Stand(Oracle):
-    """Knows a loss for every program at once, and may be told to fail."""
-
-    def __init__(self) -> None:
-        super().__init__("toy", "sqlite://", shipped=False)
-        self.broken = False
-
-    def query_many(self, programs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.broken:
-            raise KeyboardInterrupt
-        return super().query_many(programs, *args, **kwargs)
-
-
 @pytest.fixture(scope="module")
-def stand() -> Stand:
-    return Stand()
+def stand() -> MadeUpOracle:
+    return MadeUpOracle()
 
 
 def draw(env: ProgramEnv, rng: np.random.Generator, masked: bool = True) -> Any:
@@ -105,7 +93,7 @@ def test_sb3s_checker_passes(id: str, constraints: list[str], seed: int) -> None
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), masked=st.booleans())
 def test_any_actions_are_taken(
-    make: Callable[..., ProgramEnv], constraints: list[str], stand: Stand, seed: int, masked: bool
+    make: Callable[..., ProgramEnv], constraints: list[str], stand: MadeUpOracle, seed: int, masked: bool
 ) -> None:
     env, rng = make(max_instructions=6, constraints=constraints, oracle=stand), np.random.default_rng(seed)
     observation, info = env.reset()
@@ -134,7 +122,7 @@ def test_any_actions_are_taken(
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 12))
 def test_copies_and_states_continue_alike_from_the_middle(
-    make: Callable[..., ProgramEnv], constraints: list[str], stand: Stand, seed: int, steps: int
+    make: Callable[..., ProgramEnv], constraints: list[str], stand: MadeUpOracle, seed: int, steps: int
 ) -> None:
     def fresh() -> ProgramEnv:
         return make("toy", 1, max_instructions=6, constraints=constraints, oracle=stand)
@@ -165,7 +153,7 @@ def test_copies_and_states_continue_alike_from_the_middle(
 def test_a_step_whose_evaluation_is_interrupted_has_not_happened(
     make: Callable[..., ProgramEnv], constraints: list[str]
 ) -> None:
-    stand = Stand()
+    stand = MadeUpOracle()
     env, rng = make("toy", 1, max_instructions=3, constraints=constraints, oracle=stand), np.random.default_rng(0)
     interrupted = 0
     while interrupted < 5:
@@ -173,16 +161,16 @@ def test_a_step_whose_evaluation_is_interrupted_has_not_happened(
         terminated = False
         while not terminated:
             action, state = draw(env, rng), env.get_state()
-            stand.broken = True
+            stand.failing = KeyboardInterrupt()
             try:
                 terminated = env.step(action)[2]
             except KeyboardInterrupt:
                 interrupted += 1
                 assert env.get_state() == state
-                stand.broken = False
+                stand.failing = None
                 _, _, terminated, _, info = env.step(action)
                 assert info["status"] in ("ok", "nan", "inf")
-            stand.broken = False
+            stand.failing = None
 
 
 @ids
@@ -214,7 +202,7 @@ REST = {"partial": [], "base": [["abs", [1], 9]], "edits_left": 1}  # what some 
     ],
 )
 def test_bad_states_are_refused_and_change_nothing(
-    make: Callable[..., ProgramEnv], stand: Stand, state: Any, message: str
+    make: Callable[..., ProgramEnv], stand: MadeUpOracle, state: Any, message: str
 ) -> None:
     env = make(oracle=stand)
     env.reset()
@@ -233,7 +221,9 @@ def test_bad_constraints_are_refused(make: Callable[..., ProgramEnv], constraint
 
 @every_class
 @pytest.mark.parametrize("action", [None, "stop", 3.5, [1], -1, 10**30, np.zeros(5), np.full(7, -1), np.full(5, 99)])
-def test_bad_actions_are_refused_and_change_nothing(make: Callable[..., ProgramEnv], stand: Stand, action: Any) -> None:
+def test_bad_actions_are_refused_and_change_nothing(
+    make: Callable[..., ProgramEnv], stand: MadeUpOracle, action: Any
+) -> None:
     env = make(oracle=stand)
     env.reset()
     before = env.get_state()
@@ -252,7 +242,7 @@ def write(env: NOSBenchTokenEnv, program: Program) -> list[Any]:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_both_encodings_write_the_same_programs_for_the_same_reward(stand: Stand, seed: int) -> None:
+def test_both_encodings_write_the_same_programs_for_the_same_reward(stand: MadeUpOracle, seed: int) -> None:
     program = SearchSpace().sample(np.random.default_rng(seed))
     tokens, instructions = (make("toy", 1, oracle=stand) for make in (NOSBenchTokenEnv, NOSBenchEnv))
     results = write(tokens, program)
@@ -265,7 +255,7 @@ def test_both_encodings_write_the_same_programs_for_the_same_reward(stand: Stand
     assert not any(terminated for _, _, terminated, _, _ in results[:-1])
 
 
-def test_a_token_is_seen_as_soon_as_it_is_written(stand: Stand) -> None:
+def test_a_token_is_seen_as_soon_as_it_is_written(stand: MadeUpOracle) -> None:
     env = NOSBenchTokenEnv(render_mode="ansi", oracle=stand)
     env.reset()
     seen = []
@@ -284,7 +274,7 @@ def test_a_token_is_seen_as_soon_as_it_is_written(stand: Stand) -> None:
     [([26], ""), ([28], ""), ([0, 0], ""), ([0, 28, 30], ""), ([0, 28, 36, 28], "r9 = square(grad)")],
 )
 def test_a_token_that_is_not_allowed_ends_the_episode_as_a_failure(
-    stand: Stand, tokens: list[int], program: str
+    stand: MadeUpOracle, tokens: list[int], program: str
 ) -> None:
     env = NOSBenchTokenEnv(failure_reward=-7, oracle=stand)
     env.reset()
@@ -324,7 +314,7 @@ def test_the_reward_of_an_edit_is_the_improvement(oracle: Oracle) -> None:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_rewards_add_up_to_the_whole_improvement_at_each_step_or_at_the_end(stand: Stand, seed: int) -> None:
+def test_rewards_add_up_to_the_whole_improvement_at_each_step_or_at_the_end(stand: MadeUpOracle, seed: int) -> None:
     totals = []
     for evaluate in ("step", "end"):
         env = NOSBenchEditEnv("toy", 1, start="SGD", max_edits=6, evaluate=evaluate, oracle=stand)
@@ -353,7 +343,7 @@ def test_rewards_add_up_to_the_whole_improvement_at_each_step_or_at_the_end(stan
         (edit(2, 7), "r10 = sign(grad); r9 = mul(grad, 0.1)"),
     ],
 )
-def test_what_an_edit_does(stand: Stand, action: list[int], program: str) -> None:
+def test_what_an_edit_does(stand: MadeUpOracle, action: list[int], program: str) -> None:
     env = NOSBenchEditEnv("toy", 1, start="r10 = sign(grad); r11 = mul(r10, 0.01)", oracle=stand)
     env.reset()
     observation, *_ = env.step(np.array(action))
@@ -361,7 +351,7 @@ def test_what_an_edit_does(stand: Stand, action: list[int], program: str) -> Non
     assert observation[-1] == 19
 
 
-def test_edits_that_would_leave_the_space_are_not_made(stand: Stand) -> None:
+def test_edits_that_would_leave_the_space_are_not_made(stand: MadeUpOracle) -> None:
     env = NOSBenchEditEnv("toy", 1, start="r9 = mul(grad, 0.1)", max_instructions=1, oracle=stand)
     env.reset()
     assert np.split(env.action_masks(), [4, 5])[0].tolist() == [False, False, True, True]
@@ -377,7 +367,7 @@ def test_edits_that_would_leave_the_space_are_not_made(stand: Stand) -> None:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_masked_in_edits_are_made(stand: Stand, seed: int) -> None:
+def test_masked_in_edits_are_made(stand: MadeUpOracle, seed: int) -> None:
     env = NOSBenchEditEnv("toy", 1, start="SGD", max_instructions=5, evaluate="end", max_edits=30, oracle=stand)
     rng, over = np.random.default_rng(seed), False
     env.reset()
@@ -388,7 +378,7 @@ def test_masked_in_edits_are_made(stand: Stand, seed: int) -> None:
         assert len(env.program) == len(before) + change
 
 
-def test_an_episode_may_start_from_another_program(stand: Stand) -> None:
+def test_an_episode_may_start_from_another_program(stand: MadeUpOracle) -> None:
     env = NOSBenchEditEnv("toy", 1, max_edits=2, oracle=stand)
     assert env.reset()[0].tolist() != env.reset(options={"program": "Adam"})[0].tolist()
     assert env.program == KNOWN_PROGRAMS["Adam"]
