@@ -107,10 +107,11 @@ class NOSBenchEnv(ProgramEnv):
             ValueError: If the action is not in the action space.
             gymnasium.error.ResetNeeded: If the episode is over, or none has begun.
         """
-        if self._over or self._draft is not None or self._length + 1 == self.search_space.max_instructions:
-            return super().step(action)
-        numbers = self.search_space.check_action(action)
-        return super().step(action) if numbers[0] == STOP else self._append(_row(numbers))
+        if self._draft is None and not self._over:  # the way of nearly all steps, without a detour
+            numbers = self.search_space.check_action(action)
+            if numbers[0] != STOP and self._length + 1 < self.search_space.max_instructions:
+                return self._append(_row(numbers))
+        return super().step(action)
 
     def propose(self, action: Any) -> Proposal:
         """See `ProgramEnv.propose`."""
@@ -124,11 +125,11 @@ class NOSBenchEnv(ProgramEnv):
                 for token in _tokens(numbers):
                     draft.push(token)
             except InvalidProgram:
-                return Proposal((), lambda _: self._end(None, None))
+                return Proposal((), lambda _: self._end(None, self.program, None))
         if row is not None and self._length + 1 < self.search_space.max_instructions:
             return Proposal((), lambda _: self._append(row, draft))
         program = self.program if row is None else Program((*self.program, _instruction(row)))
-        return Proposal((program,), lambda evaluations: self._end(row, evaluations[0]))
+        return Proposal((program,), lambda evaluations: self._end(row, program, evaluations[0]))
 
     def _append(self, row: tuple[int, ...], draft: Draft | None = None) -> StepResult:
         self._write(row)
@@ -136,14 +137,14 @@ class NOSBenchEnv(ProgramEnv):
         self._print_if_human()
         return self._observed.copy(), 0.0, False, False, {}
 
-    def _end(self, last: tuple[int, ...] | None, evaluation: Evaluation | None) -> StepResult:
-        """The step that ends the episode, with a last instruction or without, as a failure without an evaluation."""
+    def _end(self, last: tuple[int, ...] | None, program: Program, evaluation: Evaluation | None) -> StepResult:
+        """The step that ends the episode, with a last instruction or without; as a failure if nothing was evaluated."""
         self._over, self.last_evaluation = True, evaluation
         if last is not None:
             self._write(last)
         reward = self.failure_reward if evaluation is None else value(evaluation, self.failure_reward)
         self._print_if_human()
-        return self._observed.copy(), reward, True, False, outcome(self.program, evaluation)
+        return self._observed.copy(), reward, True, False, outcome(program, evaluation)
 
     def _write(self, row: tuple[int, ...]) -> None:
         start = self._length * WIDTH
