@@ -16,6 +16,7 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from nosbench_env import KNOWN_PROGRAMS, Oracle, SearchSpace
 from nosbench_env.agents import AGENTS, Budget, search
 
 # Leaves out programs with instructions that change nothing, and those that never read the gradient.
-CONSTRAINED = {"space": SearchSpace(constraints=("used", "gradient"))}
+CONSTRAINED: dict[str, Any] = {"space": SearchSpace(constraints=("used", "gradient"))}
 QUERIES_PER_DISTINCT = 100  # a run that finds nothing new any more ends at so many queries for each program allowed
 
 
 # By name: which agent of `nosbench search` it is, what it is made with, and how many programs it is asked for together.
-METHODS: dict[str, tuple[str, dict[str, Any], int]] = {
+METHODS: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
     "rs": ("rs", {}, 1),
     "rs-constrained": ("rs", CONSTRAINED, 1),
     "re-adamw": ("re", {"start": KNOWN_PROGRAMS["AdamW"]}, 1),
@@ -40,6 +41,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], int]] = {
     "reinforce": ("reinforce", {}, 16),
     "reinforce-constrained": ("reinforce", CONSTRAINED, 16),
     "risk-seeking-constrained": ("risk-seeking", CONSTRAINED, 16),
+    "untrained-constrained": ("reinforce", CONSTRAINED | {"learning_rate": 0.0}, 16),  # the policy they begin with
 }
 
 

@@ -18,15 +18,21 @@ hypothesis.settings.load_profile("any machine")
 
 DATA = Path(__file__).parent / "data"
 
-# A shell starts a command in the background with Ctrl-C ignored, and so are all its children, the ones tested too.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the user's store."""
     monkeypatch.setenv("NOSBENCH_STORE", str(tmp_path / "results.sqlite"))
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> None:
+    """Ctrl-C means what it should, here and in what the test starts.
+
+    A command that was interrupted ignores it from then on, in this process where it ran; and a shell starts what is in
+    the background with it ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

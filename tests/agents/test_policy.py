@@ -118,7 +118,8 @@ def test_evaluate_policy_plays_what_the_agent_asks_for_and_tells_all_of_it(
 def test_the_agent_is_told_of_programs_of_other_processes_too() -> None:
     agent = Listener(SearchSpace(3), 0)
     policy = AgentPolicy(agent)
-    envs = policy.wrap(make_vec_env(partial(make_env, max_instructions=3), n_envs=1, vec_env_cls=SubprocVecEnv))
+    make = partial(gymnasium.make, "nosbench_env:NOSBench-v0", max_instructions=3, **TOY)
+    envs = policy.wrap(make_vec_env(make, n_envs=1, vec_env_cls=SubprocVecEnv))
     evaluate_policy(policy, envs, n_eval_episodes=2)
     envs.close()
     assert [program for program, _ in agent.told] == agent.asked[:2]
