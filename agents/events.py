@@ -20,12 +20,19 @@ class Events:
         done: Queries that earlier events tell about; what they tell of later ones is void, and will be told again.
         metrics: The agent's figures after these.
 
-    The file is made with the first event. Without tensorboard there is none, and a warning says so.
+    The file is made with the first event. Without tensorboard there is none, and a warning says so at once.
     """
 
     def __init__(self, folder: Path, done: int, metrics: Mapping[str, float]) -> None:
         self._folder, self._done, self._metrics = folder, done, dict(metrics)
         self._made: Any = None
+        try:  # now: it takes seconds, which are not to lie between a query and the word of it
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            warnings.warn("no events for TensorBoard are written: pip install tensorboard", stacklevel=2)
+            self._made = _Nothing()
+        else:
+            self._writer = SummaryWriter
 
     def query(self, entry: HistoryEntry, result: SearchResult) -> None:
         """Tells of a query, and of the run up to it."""
@@ -56,21 +63,15 @@ class Events:
 
     def _add(self, tag: str, value: float, step: int) -> None:
         if self._made is None:
-            self._made = _writer(self._folder, self._done + 1)
+            self._made = self._new_file()
         self._made.add_scalar(tag, value, step)
 
-
-def _writer(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        warnings.warn("no events for TensorBoard are written: pip install tensorboard", stacklevel=2)
-        return _Nothing()
-    if any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-        time.sleep(1)  # files are read in the order of their names, which tell the second
-    # TensorBoard passes over events of earlier files from this step on: of queries done after the last saved state.
-    writer: Any = SummaryWriter(str(folder), purge_step=first_step, max_queue=1000)
-    return writer
+    def _new_file(self) -> Any:
+        if any(self._folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(1)  # files are read in the order of their names, which tell the second
+        # TensorBoard passes over events of earlier files from this step on: of queries done after the last saved state.
+        writer: Any = self._writer(str(self._folder), purge_step=self._done + 1, max_queue=1000)
+        return writer
 
 
 class _Nothing:

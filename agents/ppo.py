@@ -61,6 +61,9 @@ class PPOAgent:
     the differences between good programs. With `rewards="loss"` they are the env's:
     `max(-loss, failure_reward)`.
 
+    A program that was asked for before is paid like any other, so a policy may come to write the same few again and
+    again: where the budget counts distinct programs, set a limit of queries beside it.
+
     It needs many programs: within 800 on the toy task it learned to write fewer harmful ones than random search writes,
     but its best was no better. The defaults are the best of a few tried there, on two seeds.
 
@@ -264,8 +267,9 @@ class PPOAgent:
         buffer, n_steps = self.model.rollout_buffer, self.model.n_steps
         buffer.reset()
         replayed = (step for episode, reward in self._told for step in self._replay(episode, reward))
-        for step in islice(replayed, self._learned, self._learned + n_steps):
-            buffer.add(**step)
+        with self._random.in_use():
+            for step in islice(replayed, self._learned, self._learned + n_steps):
+                buffer.add(**step)
         rewards = [reward for _, reward in self._told]
         lengths = [len(episode) for episode, _ in self._told]
         self._learned += n_steps
@@ -273,8 +277,8 @@ class PPOAgent:
             self._learned -= len(self._told.popleft()[0])
         # What the episode cut short was worth where it is cut, as estimated when it was played.
         value = self._told[0][0].values[self._learned] if self._learned else 0.0
-        buffer.compute_returns_and_advantage(torch.tensor([value]), np.array([not self._learned]))
         with self._random.in_use():
+            buffer.compute_returns_and_advantage(torch.tensor([value]), np.array([not self._learned]))
             self.model.train()
         self._measure(rewards, lengths)
 
@@ -399,14 +403,15 @@ class _RandomState:
     def in_use(self) -> Iterator[None]:
         """Lets the global generators go on from here; afterwards they are as the caller had them.
 
-        In one thread, which suffices for small networks, and so that their number makes no difference.
+        What else the caller has set up (threads, default types, gradients switched off) makes no difference either.
         """
         import torch
 
-        threads, caller = torch.get_num_threads(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
+        from nosbench_env.tasks.training import exact_arithmetic  # loads torch
+
+        caller = np.random.get_state()
+        with exact_arithmetic(), torch.random.fork_rng(devices=[]):
             try:
-                torch.set_num_threads(1)
                 torch.set_rng_state(self.torch_state)
                 np.random.set_state(self.numpy_state)
                 yield
@@ -414,7 +419,6 @@ class _RandomState:
                 self.torch_state = torch.get_rng_state()
                 self.numpy_state = np.random.get_state(legacy=False)
                 np.random.set_state(caller)
-                torch.set_num_threads(threads)
 
     def to_json(self) -> dict[str, Any]:
         words = self.numpy_state["state"]

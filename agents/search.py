@@ -237,10 +237,10 @@ def search(
         def count(entries: Sequence[HistoryEntry]) -> None:
             for entry in entries:
                 result.add(entry)
-                if run is not None:
-                    run.note(entry, result)
                 if on_query is not None:
                     on_query(entry, result)
+                if run is not None:
+                    run.note(entry, result)
             if run is not None:
                 run.note_agent(agent, result.queries)
 

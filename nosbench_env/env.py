@@ -63,8 +63,8 @@ class NOSBenchEnv(ProgramEnv):
     honest loss.
 
     ## Info
-    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite; vector envs gather it
-    in an array of objects where one is None) and `status` ("ok", "nan", "inf", or "invalid" for a program that breaks
+    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite, which vector envs
+    may turn into NaN when they gather it) and `status` ("ok", "nan", "inf", or "invalid" for a program that breaks
     the `constraints`): equal for equal actions. What may differ between two replays (whether it was a hit, seconds,
     provenance) is in `env.unwrapped.last_evaluation`.
 

@@ -222,7 +222,7 @@ def value(evaluation: Evaluation, failure_reward: float) -> float:
 def outcome(program: Program, evaluation: Evaluation | None) -> dict[str, Any]:
     """The info of an evaluated step; of a program that is not in the search space, where there is no evaluation.
 
-    `loss` is None if it is not finite: vector envs gather it in an array of objects then.
+    `loss` is None if it is not finite; where vector envs gather several, that may become NaN. `status` always tells.
     """
     status: Ending = "invalid" if evaluation is None else evaluation.status
     loss = evaluation.loss if evaluation is not None and status == "ok" else None

@@ -113,6 +113,9 @@ class NOSBenchVecEnv(VecEnv):
         """An attribute of each environment."""
         if attr_name == "render_mode":  # all have the same, and asking them takes a while
             return [self.envs.render_mode for _ in self._get_indices(indices)]
+        if attr_name == "last_evaluation":  # the same, at each episode's end
+            evaluations = self.envs.last_evaluations
+            return [evaluations[number] for number in self._get_indices(indices)]
         envs = self.envs.envs(to_change=False)
         return [getattr(envs[number], attr_name) for number in self._get_indices(indices)]
 

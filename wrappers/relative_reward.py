@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
@@ -29,7 +29,7 @@ class RelativeReward(EvaluationReward):
 
     Raises:
         ValueError: If the reference is no program, or the env `NOSBenchEdit-v0`, which already pays how much better a
-            program is than the one it started from; at the first episode's end, if the reference's loss is not finite.
+            program is than the one it started from; at the first step, if the reference's loss is not finite.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], reference: str = "AdamW") -> None:
@@ -42,10 +42,15 @@ class RelativeReward(EvaluationReward):
         self.reference = KNOWN_PROGRAMS[reference] if reference in KNOWN_PROGRAMS else Program.parse(reference)
         self._reference_reward: float | None = None
 
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """As the env's, with the reward changed; the first step of all evaluates the reference."""
+        if self._reference_reward is None:  # before the env's step, which stands once it is taken
+            self._reference_reward = self._evaluate_reference()
+        return super().step(action)
+
     def changed(self, reward: float) -> float:
         """The reward less the reference's."""
-        if self._reference_reward is None:
-            self._reference_reward = self._evaluate_reference()
+        assert self._reference_reward is not None
         return reward - self._reference_reward
 
     def _evaluate_reference(self) -> float:

@@ -210,21 +210,22 @@ def compare(
     find_reference: Callable[[Mapping[str, Any]], Reference] | None = None,
     force: bool = False,
 ) -> Comparison:
-    """Compares methods by their runs, at a budget that all runs have spent.
+    """Compares methods by their runs, at a common budget.
 
     Args:
         runs: The runs, of any number of methods.
         axis: What is spent: "queries", "distinct" programs, or simulated "seconds". (Trainings are no axis: how many a
             run does depends on what the store knew. Those that it would have done on an empty store are the simulated
             seconds, but for a constant.)
-        budget: How much of each run to look at; None for as much as the shortest has.
+        budget: How much of each run to look at; None for as much as the shortest has. Of a run that ended before, as
+            one that finds nothing new does, counts what it had found.
         seed: Of the bootstrap and of permutations.
         labels: Names for methods, by the names that they would get.
         find_reference: Gets the conditions of the runs, and gives what to compare them with.
         force: Whether to compare runs whose losses are not comparable, with a note.
 
     Raises:
-        ValueError: If the runs were made under different conditions, a run has not spent the budget, or labels or runs
+        ValueError: If the runs were made under different conditions, no run has spent the budget, or labels or runs
             are not distinct; see `group_runs`.
     """
     if not runs:
@@ -239,12 +240,14 @@ def compare(
         )
     methods = group_runs(runs, labels)
     shortest = min(runs, key=lambda run: run.spent(axis)[-1])
-    common = float(shortest.spent(axis)[-1])
+    common, most = float(shortest.spent(axis)[-1]), max(float(run.spent(axis)[-1]) for run in runs)
+    if budget is None and common == 0:
+        raise ValueError(f"{shortest.folder} has spent no {AXIS_NAMES[axis]}: compare by another axis or give a budget")
     budget = common if budget is None else float(budget)
-    if not 0 < budget <= common:
+    if not 0 < budget <= most:
         raise ValueError(
-            f"budget must be more than 0 and at most {common:g} {AXIS_NAMES[axis]}, which is all that "
-            f"{shortest.folder} has spent, got {budget:g}"
+            f"budget must be more than 0 and at most {most:g} {AXIS_NAMES[axis]}, the most that a run has spent, "
+            f"got {budget:g}"
         )
     conditions = {name: runs[0].config[name] for name in CONDITIONS}
     reference = find_reference(conditions) if find_reference is not None else None
@@ -354,6 +357,13 @@ def _notes_on_lengths(methods: Sequence[Method], axis: Axis, budget: float) -> I
         )
     elif budget < min(totals):
         yield f"Tables and tests look at the first {spent(axis, budget)} of each run."
+    for method in methods:
+        if ended := [run.spent(axis)[-1] for run in method.runs if run.spent(axis)[-1] < budget]:
+            amounts = ", ".join(f"{amount:g}" for amount in ended)
+            yield (
+                f"{method.label}: {len(ended)} of {len(method.runs)} runs ended before {spent(axis, budget)}, at "
+                f"{amounts}; what they had found by then counts."
+            )
     for run in runs:
         if run.torn:
             yield f"{shown(str(run.folder))}: its last line or batch is not complete and left out; is it going on?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -45,6 +46,14 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
     name = by_name[name.lower()]
     identity = cast("Identity", conditions["identity"])
     results = ResultStore(store, read_only=True)
+    location = str(results.location)
+    if "://" not in location and not os.path.exists(location):
+        return Reference(name, None, _not_stored(name, conditions))
+    try:
+        len(results)  # a store that can't be read says why
+    except StoreError as error:
+        results.close()
+        return Reference(name, None, str(error))
     try:
         oracle = Oracle(conditions["task"], results, "cpu", identity, workers=1, arithmetic=conditions["arithmetic"])
         if oracle.task.version != conditions["task_version"]:

@@ -163,6 +163,29 @@ def test_what_the_caller_draws_makes_no_difference(masked: bool) -> None:
 
 
 @both
+def test_what_the_caller_has_set_up_makes_no_difference(masked: bool) -> None:
+    needs_contrib(masked)
+
+    def searched() -> list[Program]:
+        agent, asked = PPOAgent(SearchSpace(5), 3, masked=masked, **SMALL), []
+        while updates(agent) < 2:
+            asked += (programs := agent.ask(2))
+            tell(agent, programs)
+        return asked
+
+    expected = searched()
+    with torch.no_grad():
+        assert searched() == expected
+    with torch.device("meta"):
+        assert searched() == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert searched() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@both
 @hypothesis.given(
     stops=st.lists(st.integers(1, 29), min_size=1, max_size=2),
     batch=st.integers(1, 7),

@@ -97,6 +97,16 @@ def test_a_reference_that_fails_is_refused() -> None:
         play(env, ADAM)
 
 
+def test_an_interrupted_reference_leaves_the_episode_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = RelativeReward(instant(random_loss), reference="SGD")
+    env.reset()
+    with monkeypatch.context() as patched:
+        patched.setattr(env.unwrapped.oracle, "query_many", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            env.step(SearchSpace().stop_action)
+    assert env.step(SearchSpace().stop_action)[2]
+
+
 def test_rank_compares_with_the_last_episodes_alone() -> None:
     env = RankReward(instant(told_loss), window=3)
     ranks = [play(env, of_loss(loss)) for loss in (5, 4, 6, 5, 5, 5, 6)]

@@ -85,10 +85,24 @@ def test_runs_under_other_conditions_are_refused(tmp_path: Path, name: str) -> N
     assert f"not comparable: {name} is" in compare(runs, force=True).notes[0]
 
 
-@pytest.mark.parametrize("budget", [0, -1, 5, math.nan, math.inf])
-def test_a_budget_that_a_run_has_not_spent_is_refused(runs: list, budget: float) -> None:
-    with pytest.raises(ValueError, match=r"at most 4 queries, which is all that .*ppo-0 has spent"):
+@pytest.mark.parametrize("budget", [0, -1, 6, math.nan, math.inf])
+def test_a_budget_that_no_run_has_spent_is_refused(runs: list, budget: float) -> None:
+    with pytest.raises(ValueError, match="at most 5 queries, the most that a run has spent"):
         compare(runs, budget=budget)
+
+
+def test_of_a_run_that_ended_before_the_budget_counts_what_it_had_found(runs: list) -> None:
+    comparison = compare(runs, budget=5)
+    assert [run["loss"] for run in comparison.runs] == [4.0] * 5 + [0.5] * 4
+    assert "ppo: 4 of 4 runs ended before 5 queries, at 4, 4, 4, 4; what they had found by then counts." in (
+        comparison.notes
+    )
+
+
+def test_an_axis_on_which_a_run_spent_nothing_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "failed", [None, None])
+    with pytest.raises(ValueError, match="failed has spent no simulated seconds: compare by another axis"):
+        compare([read_run(folder)], axis="seconds")
 
 
 def test_nothing_to_compare_is_refused() -> None:
@@ -173,6 +187,12 @@ def test_a_reference_is_looked_up_and_never_trained(tmp_path: Path, oracle: Orac
         assert look_up("AdamW", CONDITIONS_OF_TOY | change, store).loss is None
     with pytest.raises(ValueError, match=r"reference must be one of SGD, .*, or none, got 'AdamV'"):
         look_up("AdamV", CONDITIONS_OF_TOY, store)
+
+
+def test_a_store_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.sqlite"
+    damaged.write_text("no database " * 500)
+    assert "not a database" in look_up("AdamW", CONDITIONS_OF_TOY, str(damaged)).why_not
 
 
 def test_a_reference_that_is_not_known_is_noted(runs: list) -> None:
