@@ -49,7 +49,7 @@ class AgentPolicy:
         if encoding not in (None, "instruction", "token"):
             raise ValueError(f"encoding must be 'instruction', 'token' or None, got {encoding!r}")
         self.agent, self.encoding = agent, encoding
-        self._writing: dict[int, Program] = {}  # env number -> the program it is being led through
+        self._writing: dict[int, list[Any]] = {}  # env number -> the actions it is being led through
 
     def predict(
         self,
@@ -106,8 +106,8 @@ class AgentPolicy:
         # Each number of the observation is one more than what was written, and 0 before: a token a number.
         written = int(np.count_nonzero(rows if self.encoding == "token" else rows[:, 0]))
         if written == 0:
-            self._writing[number] = self.agent.ask()[0]
-        actions = self._actions(self._writing.get(number, Program()))
+            self._writing[number] = self._actions(self.agent.ask()[0])
+        actions = self._writing.get(number, [])
         if written >= len(actions):
             raise ValueError("this episode was not begun by this policy; call predict from the first observation on")
         return np.asarray(actions[written], dtype=np.int64)

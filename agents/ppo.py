@@ -267,17 +267,16 @@ class PPOAgent:
         buffer, n_steps = self.model.rollout_buffer, self.model.n_steps
         buffer.reset()
         replayed = (step for episode, reward in self._told for step in self._replay(episode, reward))
+        rewards = [reward for _, reward in self._told]
+        lengths = [len(episode) for episode, _ in self._told]
         with self._random.in_use():
             for step in islice(replayed, self._learned, self._learned + n_steps):
                 buffer.add(**step)
-        rewards = [reward for _, reward in self._told]
-        lengths = [len(episode) for episode, _ in self._told]
-        self._learned += n_steps
-        while self._told and self._learned >= len(self._told[0][0]):
-            self._learned -= len(self._told.popleft()[0])
-        # What the episode cut short was worth where it is cut, as estimated when it was played.
-        value = self._told[0][0].values[self._learned] if self._learned else 0.0
-        with self._random.in_use():
+            self._learned += n_steps
+            while self._told and self._learned >= len(self._told[0][0]):
+                self._learned -= len(self._told.popleft()[0])
+            # What the episode cut short was worth where it is cut, as estimated when it was played.
+            value = self._told[0][0].values[self._learned] if self._learned else 0.0
             buffer.compute_returns_and_advantage(torch.tensor([value]), np.array([not self._learned]))
             self.model.train()
         self._measure(rewards, lengths)

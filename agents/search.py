@@ -174,6 +174,13 @@ class SearchResult:
         )
 
 
+def whole_batches(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+    """The queries of a history without a last batch that was cut short."""
+    last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
+    cut_short = bool(last_batch) and len(last_batch) < last_batch[0].asked
+    return list(entries[: len(entries) - cut_short * len(last_batch)])
+
+
 OnQuery = Callable[[HistoryEntry, SearchResult], None]
 
 
@@ -413,11 +420,9 @@ class _Run:
                 entries.append(HistoryEntry.from_json(json.loads(line)))
                 if entries[-1].number != number:
                     raise ValueError(f"it is query {entries[-1].number}")
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise RunError(f"{self._history}, line {number}, is damaged: {error}") from error
-        last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
-        if last_batch and len(last_batch) < last_batch[0].asked:
-            entries = entries[: -len(last_batch)]
+        entries = whole_batches(entries)
         size = sum(map(len, lines[: len(entries)]))
         if size < len(data):
             with self._writing():

@@ -29,7 +29,7 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
-from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
 from nosbench_env.program import InvalidProgram, Program
 from nosbench_env.store_commands import store_app
 from nosbench_env.study_commands import study_app
@@ -363,9 +363,8 @@ def _oracle(
 
 def _read_program(argument: str) -> Program:
     """A known program by its name (in any case), else one in a file, else one as text."""
-    by_name = {name.lower(): program for name, program in KNOWN_PROGRAMS.items()}
-    if argument.lower() in by_name:
-        return by_name[argument.lower()]
+    if (name := known_name(argument)) is not None:
+        return KNOWN_PROGRAMS[name]
     if "=" in argument and not os.path.exists(argument):
         return Program.parse(argument)
     try:

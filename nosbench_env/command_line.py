@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -27,6 +27,19 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progre
 def on_terminal() -> bool:
     """Whether progress is seen by somebody; in a log, a bar would be drawn over and over."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Cells in columns, indented: to the left in those columns, to the right in all others."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "    "
+        + "  ".join(
+            f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nosbench_env.command_line import JsonOption, StoreOption, interruptible
+from nosbench_env.command_line import JsonOption, StoreOption, aligned, interruptible
 
 if TYPE_CHECKING:
     from nosbench_env.comparison import Comparison, Method
@@ -175,13 +175,5 @@ def _text(comparison: Comparison) -> str:
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of equal names, in columns; texts to the left, numbers to the right."""
     lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {place for place, name in enumerate(rows[0]) if name in ("method", "a", "b")}
-    return "\n".join(
-        "    "
-        + "  ".join(
-            f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    left = [place for place, name in enumerate(rows[0]) if name in ("method", "a", "b")]
+    return "\n".join(aligned(lines, left))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nosbench_env.env import observation_space, rows_of
 from nosbench_env.grammar import MAX_ARITY, STOP
-from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
 from nosbench_env.program import InvalidProgram, Program
 from nosbench_env.program_env import Observation, ProgramEnv, Proposal, StepResult, outcome, read_state, value
 
@@ -205,8 +205,8 @@ class NOSBenchEditEnv(ProgramEnv):
         if isinstance(start, Program):
             program = start
         elif isinstance(start, str):
-            by_name = {name.lower(): program for name, program in KNOWN_PROGRAMS.items()}
-            program = by_name.get(start.lower()) or _parsed(start)
+            name = known_name(start)
+            program = _parsed(start) if name is None else KNOWN_PROGRAMS[name]
         elif isinstance(start, Sequence | Mapping):
             program = Program.from_json(start)
         else:

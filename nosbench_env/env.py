@@ -142,7 +142,7 @@ class NOSBenchEnv(ProgramEnv):
         self._over, self.last_evaluation = True, evaluation
         if last is not None:
             self._write(last)
-        reward = self.failure_reward if evaluation is None else value(evaluation, self.failure_reward)
+        reward = value(evaluation, self.failure_reward)
         self._print_if_human()
         return self._observed.copy(), reward, True, False, outcome(program, evaluation)
 
@@ -164,10 +164,9 @@ class NOSBenchEnv(ProgramEnv):
     def set_state(self, state: dict[str, Any]) -> Observation:
         """See `ProgramEnv.set_state`."""
         program, over = read_state(state, "program", "over")
-        bounds = SearchSpace(self.search_space.max_instructions, self.search_space.memory_size)
         draft = self._new_draft()
         try:
-            tokens = bounds.tokens(program)[: None if over else -1]
+            tokens = self.search_space.tokens(program)[: None if over else -1]
             if draft is not None and not over:
                 for token in tokens:
                     draft.push(token)

@@ -172,10 +172,10 @@ class Draft:
         # not read is not forbidden.
         longest = self.copy()
         longest.push(ARITIES.index(MAX_ARITY))
+        read, every = longest.mask()[FIRST_SLOT_TOKEN:], np.ones(self.memory_size, dtype=np.bool_)
         for place in range(MAX_ARITY):
             ignored = any(self._allows_arity(arity) for arity in _OF_ARITY if arity <= place)
-            every = np.ones(self.memory_size, dtype=np.bool_)
-            factors.append(every if ignored else longest.mask()[FIRST_SLOT_TOKEN:])
+            factors.append(every if ignored else read)
         must_pay = self._debts.bit_count() > self._after
         factors.append(
             np.array([not must_pay or bool(self._debts >> slot & 1) for slot in self._outputs], dtype=np.bool_)

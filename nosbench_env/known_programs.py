@@ -140,3 +140,8 @@ _SOURCES = {
 KNOWN_PROGRAMS: Mapping[str, Program] = MappingProxyType(
     {name: Program.parse(source) for name, source in _SOURCES.items()}
 )
+
+
+def known_name(text: str) -> str | None:
+    """The key of `KNOWN_PROGRAMS` that a text names, in any case; None if it names none."""
+    return next((name for name in KNOWN_PROGRAMS if name.lower() == text.lower()), None)

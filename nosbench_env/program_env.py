@@ -214,9 +214,14 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
             print(self._text(), end="\n\n", flush=True)
 
 
-def value(evaluation: Evaluation, failure_reward: float) -> float:
-    """What a program is worth: its negative loss, but `failure_reward` at least, and that for a failure."""
-    return max(-evaluation.loss, failure_reward) if evaluation.status == "ok" else failure_reward
+def value(evaluation: Evaluation | None, failure_reward: float) -> float:
+    """What a program is worth: its negative loss, but `failure_reward` at least, and that for a failure.
+
+    Not to be evaluated, as programs outside the search space are not, is a failure too.
+    """
+    if evaluation is None or evaluation.status != "ok":
+        return failure_reward
+    return max(-evaluation.loss, failure_reward)
 
 
 def outcome(program: Program, evaluation: Evaluation | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from nosbench_env.command_line import (
     JsonOption,
     QuietOption,
     StoreOption,
+    aligned,
     interruptible,
     on_terminal,
 )
@@ -453,18 +454,7 @@ def _table(rows: dict[Group, tuple[str, ...]], *columns: str) -> list[str]:
     lines = [heads] + [
         (g.task, str(g.task_version), str(g.seed), g.arithmetic, g.method, *rows[g]) for g in sorted(rows)
     ]
-    return _aligned(lines, right=set(range(5, len(heads))) | {1, 2}) if rows else ["    none"]
-
-
-def _aligned(lines: list[tuple[str, ...]], right: set[int]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "    "
-        + "  ".join(
-            f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    return aligned(lines, left=(0, 3, 4)) if rows else ["    none"]
 
 
 def _verification_text(done: list[Comparison | NotVerifiable], asked: int) -> str:
@@ -493,7 +483,7 @@ def _verification_text(done: list[Comparison | NotVerifiable], asked: int) -> st
                     "ok" if found.right else "BEYOND" if not found.within else "OTHER PROGRAM",
                 )
             )
-        lines += [*_aligned(rows, right={0, 2, 3, 4, 5, 6, 7}), ""]
+        lines += [*aligned(rows, left=(1, 8, 9)), ""]
     lines += [
         f"record {found.run.id} is not verifiable: {_plain(found.reason)}"
         for found in done

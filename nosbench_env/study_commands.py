@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nosbench_env.command_line import DeviceOption, JsonOption, QuietOption, interruptible
+from nosbench_env.command_line import DeviceOption, JsonOption, QuietOption, aligned, interruptible
 
 # The commands import torch and what needs it when they run, so that --help answers at once.
 
@@ -190,10 +190,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         deviations = {name: f" ±{_cell(row[f'{name} std'])}" for name in row if f"{name} std" in row}
         cells.append([_cell(row[name]) + deviations.get(name, "") for name in cells[0]])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "    " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells
-    )
+    return "\n".join(aligned(cells))
 
 
 def _cell(value: Any) -> str:

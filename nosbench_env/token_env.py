@@ -100,7 +100,7 @@ class NOSBenchTokenEnv(ProgramEnv):
     def _end(self, draft: Draft, evaluation: Evaluation | None) -> StepResult:
         self._write(draft)
         self._over, self.last_evaluation = True, evaluation
-        reward = self.failure_reward if evaluation is None else value(evaluation, self.failure_reward)
+        reward = value(evaluation, self.failure_reward)
         self._print_if_human()
         return self._observed.copy(), reward, True, False, outcome(self.program, evaluation)
 

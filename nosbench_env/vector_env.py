@@ -226,13 +226,13 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         for env, own in zip(self.envs(), values, strict=True):
             setattr(env, name, own)
 
-    @property  # type: ignore[misc]  # as in SyncVectorEnv
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+    @property  # type: ignore[misc]  # Gymnasium's can be set
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]  # as in SyncVectorEnv
         """The sub-envs' generators."""
         return self.call("np_random")
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]  # as in SyncVectorEnv
         """The sub-envs' seeds."""
         return self.call("np_random_seed")
 
@@ -426,10 +426,9 @@ class _EnvsOnBoard:
         known = dict(zip(asked, self._evaluate(list(asked.values())), strict=True))
         # From here on nothing fails.
         taken = Transition(np.zeros(len(over)), ended, np.zeros_like(ended))
-        failure = self._env.failure_reward
         for number, rows in written.items():
             evaluation = None if refused[number] else known[rows]
-            taken.rewards[number] = failure if evaluation is None else value(evaluation, failure)
+            taken.rewards[number] = value(evaluation, self._env.failure_reward)
             taken.infos[number] = outcome(programs[rows], evaluation)
             self.last_evaluations[number] = evaluation
             if reset_at_once:

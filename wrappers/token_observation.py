@@ -10,10 +10,10 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from nosbench_env.env import WIDTH
 from nosbench_env.grammar import FIRST_SLOT_TOKEN, MAX_ARITY, STOP
 from nosbench_env.program import FIRST_WRITABLE_SLOT
 
-_WIDTH = 2 + MAX_ARITY  # numbers an instruction
 # A row is a function and inputs, plus 1 each, and an output slot less 8; 0 stands for what is not there.
 _TOKENS_OF_ROW = np.array([-1, *[FIRST_SLOT_TOKEN - 1] * MAX_ARITY, FIRST_SLOT_TOKEN + FIRST_WRITABLE_SLOT - 1])
 
@@ -42,14 +42,14 @@ class TokenObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstr
         if not isinstance(space, spaces.MultiDiscrete) or space != env.unwrapped.observation_space:
             raise ValueError(f"env must have its own observations, got {env}: make TokenObservation the innermost")
         search_space = self.get_wrapper_attr("search_space")
-        self._length = _WIDTH * search_space.max_instructions
+        self._length = WIDTH * search_space.max_instructions
         highest = space.nvec - 1
         highest[: self._length] = search_space.token_count - 1
         self.observation_space = spaces.Box(np.zeros_like(highest), highest, dtype=np.int64)
 
     def observation(self, observation: NDArray[np.int64]) -> NDArray[np.int64]:
         """The observation's tokens."""
-        rows, rest = observation[: self._length].reshape(-1, _WIDTH), observation[self._length :]
+        rows, rest = observation[: self._length].reshape(-1, WIDTH), observation[self._length :]
         tokens = (rows + _TOKENS_OF_ROW)[rows > 0]
         padding = np.full(self._length - len(tokens), STOP, np.int64)
         return np.concatenate([tokens, padding, rest])

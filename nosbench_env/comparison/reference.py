@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from nosbench_env.identity import Identity
-from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
 from nosbench_env.oracle import Oracle
 from nosbench_env.store import ResultStore, StoreError
 
@@ -40,10 +40,9 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
     Raises:
         ValueError: If there is no known program of that name.
     """
-    by_name = {known.lower(): known for known in KNOWN_PROGRAMS}
-    if name.lower() not in by_name:
+    if (known := known_name(name)) is None:
         raise ValueError(f"reference must be one of {', '.join(KNOWN_PROGRAMS)}, or none, got {name!r}")
-    name = by_name[name.lower()]
+    name = known
     identity = cast("Identity", conditions["identity"])
     results = ResultStore(store, read_only=True)
     location = str(results.location)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.agents import HistoryEntry, RunError
+from nosbench_env.agents.search import whole_batches
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.oracle import Source
 from nosbench_env.program import InvalidProgram, Program
@@ -288,9 +289,7 @@ def _read_history(path: Path) -> tuple[list[HistoryEntry], bool]:
         keys.add(entry.key)
         spent = entry.simulated_seconds
         entries.append(entry)
-    last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
-    if last_batch and len(last_batch) < last_batch[0].asked:
-        entries = entries[: -len(last_batch)]
+    entries = whole_batches(entries)
     if not entries:
         raise RunError(f"{path} holds no finished query yet")
     return entries, len(entries) < len(lines) or not data.endswith(b"\n")

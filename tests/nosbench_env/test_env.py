@@ -2,17 +2,14 @@ import copy
 import json
 import math
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 from strategies import action_sequences, programs
 
@@ -44,24 +41,6 @@ def play(env: gymnasium.Env, program: Program) -> tuple[Any, float, bool, bool, 
     for instruction in program:
         result = env.step(SPACE.encode(instruction))
     return result if result[2] else env.step(SPACE.stop_action)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_gymnasiums_checker_passes(seed: int) -> None:
-    env = gymnasium.make("nosbench_env:NOSBench-v0", **TOY).unwrapped
-    env.action_space.seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_sb3s_checker_passes(seed: int) -> None:
-    env = gymnasium.make("nosbench_env:NOSBench-v0", **TOY)
-    env.action_space.seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env_for_sb3(env)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

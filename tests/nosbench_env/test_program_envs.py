@@ -68,24 +68,14 @@ def rest(env: ProgramEnv, seed: int) -> list[Any]:
 
 @ids
 @constrained
-@pytest.mark.parametrize("seed", range(3))
-def test_gymnasiums_checker_passes(id: str, constraints: list[str], seed: int) -> None:
-    env = gymnasium.make(f"nosbench_env:{id}", constraints=constraints, **TOY, **SHORT.get(id, {})).unwrapped
-    env.action_space.seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
-
-
-@ids
-@constrained
-@pytest.mark.parametrize("seed", range(3))
-def test_sb3s_checker_passes(id: str, constraints: list[str], seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("check", [lambda env: check_env(env.unwrapped), check_env_for_sb3], ids=["gymnasium", "sb3"])
+def test_checkers_pass(id: str, constraints: list[str], seed: int, check: Callable[[gymnasium.Env], None]) -> None:
     env = gymnasium.make(f"nosbench_env:{id}", constraints=constraints, **TOY, **SHORT.get(id, {}))
     env.action_space.seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env_for_sb3(env)
+        check(env)
 
 
 @every_class

@@ -43,32 +43,26 @@ class MadeUpOracle:
         return self
 
 
-class InstantOracle:
-    """An oracle that computes a loss from the program's text; NaN and infinity are failures, as they should be."""
+class InstantOracle(MadeUpOracle):
+    """Answers with a loss that a function computes from the program; NaN and infinity are failures, as they should be.
+
+    Programs of one canonical form have one key.
+    """
 
     def __init__(self, loss: Callable[[Program], float]) -> None:
+        super().__init__()
         self.loss = loss
-        self.asked: list[Program] = []
 
-    def query(
-        self, program: Program, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
-    ) -> Evaluation:
-        return self.query_many([program], epochs, seed, last_epoch_only=last_epoch_only)[0]
+    @property
+    def asked(self) -> list[Program]:
+        """All programs asked about, one after the other."""
+        return [program for call in self.calls for program in call]
 
-    def query_many(
-        self, programs: list[Program], epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
-    ) -> list[Evaluation]:
-        self.asked += programs
-        evaluations = []
-        for program in programs:
-            loss = self.loss(program)
-            status = "nan" if np.isnan(loss) else "inf" if np.isinf(loss) else "ok"
-            key = canonical_form(program).digest
-            evaluations.append(Evaluation(program, "toy", epochs or 1, seed, loss, status, (loss,), key, True, "store"))
-        return evaluations
-
-    def __deepcopy__(self, memo: object) -> "InstantOracle":
-        return self
+    def _evaluation(self, program: Program, epochs: int, seed: int) -> Evaluation:
+        loss = self.loss(program)
+        status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
+        key = canonical_form(program).digest
+        return Evaluation(program, "toy", epochs, seed, loss, status, (loss,), key, True, "store")
 
 
 def random_loss(program: Program) -> float:
