@@ -276,7 +276,8 @@ def test_fields_of_wrong_types_are_damage(oracle: Oracle, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "changes", [{"loss": None}, {"loss": float("nan")}, {"status": "nan"}, {"status": "good"}, {"number": 2}]
+    "changes",
+    [{"loss": None}, {"loss": float("nan")}, {"loss": 10**400}, {"status": "nan"}, {"status": "good"}, {"number": 2}],
 )
 def test_contradictions_are_damage(oracle: Oracle, tmp_path: Path, changes: dict[str, Any]) -> None:
     search(
