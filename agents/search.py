@@ -315,7 +315,9 @@ def _entries(
     return entries
 
 
-def _catch_up(agent: Agent[Any], oracle: Oracle, run: _Run, epochs: int, training_seed: int) -> Iterator[list[HistoryEntry]]:
+def _catch_up(
+    agent: Agent[Any], oracle: Oracle, run: _Run, epochs: int, training_seed: int
+) -> Iterator[list[HistoryEntry]]:
     """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since.
 
     Yields the history batch by batch, each once the agent is told of it.

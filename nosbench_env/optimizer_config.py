@@ -41,10 +41,10 @@ _NOT_TRAINABLE: Mapping[str, str] = MappingProxyType(
 _MAX_TEXT = 400  # characters; it stands in keys of the store
 _WARMUP_SHARE = 4  # a quarter of the epochs
 
-Hyperparameter: TypeAlias = "bool | int | float | str | None | tuple[float, ...]"
+Hyperparameter: TypeAlias = "bool | int | float | str | tuple[float, ...] | None"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OptimizerConfig:
     """An optimizer of PyTorch or of `pytorch_optimizer`, with hyperparameters and a schedule of its learning rate.
 
@@ -86,7 +86,9 @@ class OptimizerConfig:
             raise ValueError(f"unknown schedule {reprlib.repr(schedule)}; known are {', '.join(SCHEDULES)}")
         if not isinstance(hyperparameters, Mapping):
             raise ValueError(f"hyperparameters: expected names and values, got {reprlib.repr(hyperparameters)}")
-        found = tuple(sorted((_checked_name(key), _checked_value(key, value)) for key, value in hyperparameters.items()))
+        found = tuple(
+            sorted((_checked_name(key), _checked_value(key, value)) for key, value in hyperparameters.items())
+        )
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "hyperparameters", found)
         object.__setattr__(self, "schedule", schedule)
@@ -189,6 +191,12 @@ class OptimizerConfig:
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise refused from None
         return cls(ast.unparse(call.func), values, values.pop("schedule", "constant"))
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, OptimizerConfig) else NotImplemented  # 1 is not 1.0
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     def __str__(self) -> str:
         arguments = [f"{key}={value!r}" for key, value in self.hyperparameters]

@@ -17,9 +17,11 @@ LAYERS = [
     {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
     {"notation", "compiled.interpreter"},
     {"compiled.device"},
-    {"optimizer"},
+    {"optimizer", "optimizer_config"},
+    {"baselines"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
+    {"tasks.candidates"},
     {"tasks.training", "tasks.priors", "tasks.pfn_model"},
     {"tasks.pfn_population"},
     {"tasks.pfn_data"},

@@ -53,7 +53,5 @@ def train_candidates(
         if isinstance(config, OptimizerConfig):
             make_optimizer = partial(config.make_optimizer, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
             started = time.perf_counter()
-            curve = task.train(
-                make_optimizer, epochs, seed, on_step=None if on_step is None else partial(tell, place)
-            )
+            curve = task.train(make_optimizer, epochs, seed, on_step=None if on_step is None else partial(tell, place))
             on_curve(place, replace(curve, seconds=time.perf_counter() - started))
