@@ -18,7 +18,7 @@ LAYERS = [
     {"notation", "compiled.interpreter"},
     {"compiled.device"},
     {"optimizer", "optimizer_config"},
-    {"baselines"},
+    {"baselines", "config_spaces"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
     {"tasks.candidates"},
