@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-EXIT_WRONG, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
+from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
+from nosbench_env.program import InvalidProgram, Program
 
+if TYPE_CHECKING:
+    from nosbench_env.identity import Identity
+    from nosbench_env.oracle import Oracle
+
+EXIT_WRONG, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
+_MAX_FILE = 1 << 20  # bytes of a program file
+
+ProgramArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROGRAM",
+        help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
+        "or a file that holds its text or JSON form.",
+    ),
+]
+TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
+]
+ArithmeticOption = Annotated[
+    str,
+    typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
+]
+IdentityOption = Annotated[
+    str,
+    typer.Option(
+        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
+    ),
+]
+ShippedOption = Annotated[
+    bool,
+    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
+]
 DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
 StoreOption = Annotated[
     str | None,
@@ -51,3 +88,45 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"\n{message()}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def read_program(argument: str) -> Program:
+    """A known program by its name (in any case), else one in a file, else one as text."""
+    if (name := known_name(argument)) is not None:
+        return KNOWN_PROGRAMS[name]
+    if "=" in argument and not os.path.exists(argument):
+        return Program.parse(argument)
+    try:
+        with open(argument, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidProgram(
+            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
+            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
+        ) from None
+    if len(data) > _MAX_FILE:
+        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
+    try:
+        text = data.decode("utf-8-sig")  # with or without a byte order mark
+        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
+    except UnicodeDecodeError:
+        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidProgram(f"{argument}: {error}") from None
+
+
+def make_oracle(
+    task: str,
+    store: str | None,
+    device: str,
+    arithmetic: str,
+    identity: str,
+    shipped: bool,
+    workers: int | None = None,
+) -> Oracle:
+    """The oracle that the options ask for."""
+    from nosbench_env.oracle import Oracle
+
+    known = cast("Identity", identity)  # it says so if it is not
+    return Oracle(task, store, device, known, workers, arithmetic, shipped)

@@ -57,7 +57,7 @@ LAYERS = [
     {"comparison.report"},
     {"comparison"},
     {"command_line"},
-    {"compare_commands", "store_commands", "study_commands"},
+    {"compare_commands", "program_commands", "store_commands", "study_commands"},
     {"cli"},
     {"__main__", ""},
 ]
