@@ -29,8 +29,9 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
-from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
-from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.program import Program
+from nosbench_env.program_argument import read_program
 from nosbench_env.store_commands import store_app
 from nosbench_env.study_commands import study_app
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 # Commands import torch and what needs it when they run, so that --help answers at once.
 
-_MAX_FILE = 1 << 20  # bytes of a program file
 _REFERENCE = "AdamW"  # every search shows this program's loss beside its own
 
 app = typer.Typer(
@@ -134,7 +134,7 @@ def evaluate(
     * `nosbench evaluate runs/my-run/best.txt --explain`
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
-        found = _read_program(program)
+        found = read_program(program)
         oracle = _oracle(task, store, device, arithmetic, identity, shipped)
         if explain and not as_json:
             print(f"{_explanation_text(found)}\n", flush=True)
@@ -361,32 +361,6 @@ def _oracle(
     return Oracle(task, store, device, known, workers, arithmetic, shipped)
 
 
-def _read_program(argument: str) -> Program:
-    """A known program by its name (in any case), else one in a file, else one as text."""
-    if (name := known_name(argument)) is not None:
-        return KNOWN_PROGRAMS[name]
-    if "=" in argument and not os.path.exists(argument):
-        return Program.parse(argument)
-    try:
-        with open(argument, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidProgram(
-            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
-            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
-        ) from None
-    if len(data) > _MAX_FILE:
-        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")  # with or without a byte order mark
-        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
-    except UnicodeDecodeError:
-        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidProgram(f"{argument}: {error}") from None
-
-
 def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...]) -> tuple[Agent, str]:
     """The search method, and what to call it in the run folder's name."""
     from nosbench_env.agents import AGENTS, RegularizedEvolution
@@ -400,7 +374,7 @@ def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tup
     start = _REFERENCE if start is None else start
     if start.lower() == "random":
         return RegularizedEvolution(space=space, seed=seed), "re-random"
-    program = _read_program(start)
+    program = read_program(start)
     known = {known: name.lower() for name, known in KNOWN_PROGRAMS.items()}
     label = known.get(program) or hashlib.sha256(str(program).encode()).hexdigest()[:8]
     return RegularizedEvolution(space=space, seed=seed, start=program), f"re-{label}"
