@@ -12,6 +12,7 @@ LAYERS = [
     {"program"},
     {"grammar"},
     {"known_programs", "search_space"},
+    {"program_argument"},
     {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
     {"compiled.schedule", "canonical", "compiled.probe_machine"},
     {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
