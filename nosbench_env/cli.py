@@ -34,11 +34,11 @@ from nosbench_env.command_line import (
     interruptible,
     make_oracle,
     on_terminal,
-    read_program,
 )
 from nosbench_env.compare_commands import compare
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import Program
+from nosbench_env.program_argument import read_program
 from nosbench_env.program_commands import program_app
 from nosbench_env.store_commands import store_app
 from nosbench_env.study_commands import study_app
