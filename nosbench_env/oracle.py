@@ -34,7 +34,7 @@ class Evaluation(Generic[Evaluated]):
     """What the oracle says about a program, or about an optimizer of a library.
 
     Attributes:
-        program: The program, or the `OptimizerConfig`, as asked.
+        program: The program, tuned program or `OptimizerConfig`, as asked.
         task: Name of the task.
         epochs: Length of the training asked for.
         seed: Seed of the training; 0 is the paper's.
@@ -211,7 +211,8 @@ class Oracle:
         stored for an epoch stays, so asking again gives the same answer. Each result is stored as soon as it is known.
 
         Args:
-            programs: What to evaluate: programs, and optimizers of libraries as `OptimizerConfig`.
+            programs: What to evaluate: programs, tuned ones (`TunedProgram`), and optimizers of libraries
+                (`OptimizerConfig`).
             epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
             seed: Seed of the training.
             on_step: Called after each training step; for trainings in worker processes only some times a second.
@@ -223,7 +224,7 @@ class Oracle:
             An evaluation for each program, in order. Diverged programs are results, not errors.
 
         Raises:
-            TypeError: If something is neither a `Program` nor an `OptimizerConfig`.
+            TypeError: If something is none of these.
             ValueError: If `epochs` or `seed` is out of range, or a library has not the optimizer or refuses its
                 hyperparameters.
             StoreError: If the store can't be read or written; before any training, if it can only be read and does not
@@ -282,7 +283,7 @@ class Oracle:
 
     def _identify(self, program: Candidate, epochs: int) -> tuple[str, Status]:
         """The last part of a candidate's key, and how its training is known to end."""
-        if isinstance(program, OptimizerConfig):
+        if not isinstance(program, Program):
             return program.identity(epochs), "ok"
         return identify(program, self.identity, self.task)
 
@@ -291,7 +292,7 @@ class Oracle:
 
         It is another than the program's own if that fingerprint was taken where numbers round differently.
         """
-        if self.identity != "fingerprint" or isinstance(program, OptimizerConfig):
+        if self.identity != "fingerprint" or not isinstance(program, Program):
             return None
         stored = self.store.resolve(_alias(str(canonical_form(program)), key))
         return None if stored == key else stored
@@ -363,7 +364,7 @@ class Oracle:
             if isinstance(program, Program):
                 form = made["canonical"] = str(canonical_form(program))
                 aliases += [_alias(form, keys[index])] * (self.identity == "fingerprint")
-            else:
+            elif isinstance(program, OptimizerConfig):
                 made["library"] = program.library_version
             made |= {
                 "seconds": round(seconds, 3),

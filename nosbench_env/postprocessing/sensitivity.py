@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
-from nosbench_env.postprocessing.tuned_program import ConstantUse, TunedProgram, constant_uses
-from nosbench_env.program import Program, check_program
+from nosbench_env.program import Program
+from nosbench_env.tuned_program import ConstantUse, TunedProgram, constant_uses
 
 CONSTANT_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 LR_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -79,12 +80,16 @@ def sensitivity(program: Program, evaluator: Evaluator, factors: Sequence[float]
         TypeError: If `program` is not a `Program`.
         ValueError: If a factor is not positive and finite, or the program's own loss is not finite at a seed.
     """
-    uses, factors = constant_uses(program), check_factors(factors)
+    factors = check_factors(factors)
     tuned = {
-        (use, factor): TunedProgram(program, {use: value * factor}) for use, value in uses.items() for factor in factors
+        use: [TunedProgram(program, {use: value * factor}) for factor in factors]
+        for use, value in constant_uses(program).items()
     }
-    losses = _evaluated(tuned, evaluator)
-    return [Sweep(use, value, factors, tuple(losses[use, f] for f in factors)) for use, value in uses.items()]
+    losses = _losses(program, itertools.chain(*tuned.values()), evaluator)
+    return [
+        Sweep(use, value, factors, tuple(losses[candidate] for candidate in tuned[use]))
+        for use, value in constant_uses(program).items()
+    ]
 
 
 def lr_scale(program: Program, evaluator: Evaluator, factors: Sequence[float] = LR_FACTORS) -> Sweep:
@@ -100,9 +105,9 @@ def lr_scale(program: Program, evaluator: Evaluator, factors: Sequence[float] = 
         ValueError: As `sensitivity` does.
     """
     factors = check_factors(factors)
-    tuned = {(None, factor): TunedProgram(program, lr=factor) for factor in factors}
-    losses = _evaluated(tuned, evaluator)
-    return Sweep(None, 1.0, factors, tuple(losses[None, factor] for factor in factors))
+    tuned = [TunedProgram(program, lr=factor) for factor in factors]
+    losses = _losses(program, tuned, evaluator)
+    return Sweep(None, 1.0, factors, tuple(losses[candidate] for candidate in tuned))
 
 
 def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
@@ -117,13 +122,14 @@ def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({1.0, *map(float, factors)}))
 
 
-def _evaluated(
-    tuned: Mapping[tuple[ConstantUse | None, float], TunedProgram], evaluator: Evaluator
-) -> dict[tuple[ConstantUse | None, float], tuple[float, ...]]:
-    """The losses of each, those at factor 1 first: without them there is nothing to compare with."""
-    own = [candidate for (_, factor), candidate in tuned.items() if factor == 1.0][:1]
-    for losses in evaluator.losses(own):
-        Change.between(losses, losses)
-    distinct = list(dict.fromkeys(tuned.values()))  # the program itself is among the values of every use
-    found = dict(zip(distinct, evaluator.losses(distinct), strict=True))
-    return {place: tuple(found[candidate].tolist()) for place, candidate in tuned.items()}
+def _losses(
+    program: Program, tuned: Iterable[TunedProgram], evaluator: Evaluator
+) -> dict[TunedProgram, tuple[float, ...]]:
+    """The losses of each at each seed; the program's own first, without which there is nothing to compare with."""
+    (own,) = evaluator.losses([program])
+    Change.between(own, own)
+    distinct = list(dict.fromkeys(tuned))  # the program itself is there for every use
+    return {
+        candidate: tuple(losses.tolist())
+        for candidate, losses in zip(distinct, evaluator.losses(distinct), strict=True)
+    }

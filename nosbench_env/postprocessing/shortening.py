@@ -12,9 +12,9 @@ from nosbench_env.canonical import canonical_form
 from nosbench_env.identity import identify
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
 from nosbench_env.postprocessing.replacements import Replacement, replacements
-from nosbench_env.postprocessing.tuned_program import TunedProgram
 from nosbench_env.program import Program, check_program
 from nosbench_env.tasks.task import Task
+from nosbench_env.tuned_program import TunedProgram
 
 Verdict = Literal["equal to the last bit", "equal up to rounding", "different"]
 
@@ -160,9 +160,7 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
         proof = proof if steps else None
     probed = steps[-1].replacement.program if steps else canonical
     approximate = [] if tolerance is None else _approximate_steps(canonical, probed, evaluator, tolerance)
-    return Shortening(
-        program, canonical, probed, tuple(steps), proof, tuple(refused), tuple(approximate), behaviour
-    )
+    return Shortening(program, canonical, probed, tuple(steps), proof, tuple(refused), tuple(approximate), behaviour)
 
 
 def _probed_steps(program: Program, task: Task) -> list[Step]:
@@ -222,9 +220,7 @@ def _approximate_steps(original: Program, program: Program, evaluator: Evaluator
     return steps
 
 
-def _first_tolerable(
-    program: Program, evaluator: Evaluator, own: NDArray[np.float64], tolerance: float
-) -> Step | None:
+def _first_tolerable(program: Program, evaluator: Evaluator, own: NDArray[np.float64], tolerance: float) -> Step | None:
     """The best of the ways to do without the last instruction that can go; None if none can."""
     by_line: dict[int, list[Replacement]] = {}
     for found in replacements(program):

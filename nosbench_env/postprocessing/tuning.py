@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
-from nosbench_env.postprocessing.tuned_program import ConstantUse, TunedProgram, constant_uses
 from nosbench_env.program import Program
+from nosbench_env.tuned_program import ConstantUse, TunedProgram, constant_uses
 
 if TYPE_CHECKING:
     from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 _DIVERGED = 1e9  # the loss that the sampler is told: it can't rank infinities beside each other
 
@@ -125,6 +126,10 @@ def tune(
     def candidate(values: dict[str, float]) -> TunedProgram:
         return TunedProgram(program, {use: values[str(use)] for use in chosen})
 
+    def objective(values: dict[str, float]) -> float:
+        loss = float(evaluator.losses([candidate(values)]).mean())
+        return loss if math.isfinite(loss) else _DIVERGED
+
     settings = {
         "program": program.to_json(),
         "task": [evaluator.oracle.task.name, evaluator.oracle.task.version, evaluator.oracle.task.arithmetic],
@@ -135,7 +140,7 @@ def tune(
         "seed": seed,
     }
     with _study(storage, settings) as study:
-        _run(study, {str(use): known[use] for use in chosen}, reach, seed, trials, candidate, evaluator)
+        _run(study, {str(use): known[use] for use in chosen}, reach, seed, trials, objective)
         done = _complete(study)[:trials]
         best = candidate(min(done, key=lambda trial: (trial.value, trial.number)).params)
     (best_losses,) = evaluator.losses([best])
@@ -151,3 +156,63 @@ def tune(
         tuple(tuned.tolist()),
         Change.between(untuned, tuned),
     )
+
+
+@contextmanager
+def _study(storage: Path | None, settings: dict[str, Any]) -> Iterator[Study]:
+    """The study of these settings; the file may hold those of others."""
+    import optuna
+    from optuna.storages import InMemoryStorage, JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if storage is None:
+            yield optuna.create_study(storage=InMemoryStorage(), study_name=name)
+            return
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A lock that is a link does not work on all file systems.
+            kept = JournalStorage(JournalFileBackend(str(storage), lock_obj=JournalFileOpenLock(str(storage))))
+            study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{storage} is no journal of Optuna, or damaged ({error}); name another file") from error
+        yield study
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _run(
+    study: Study,
+    values: Mapping[str, float],
+    reach: float,
+    seed: int,
+    trials: int,
+    objective: Callable[[dict[str, float]], float],
+) -> None:
+    """Runs the trials that are missing; the first is the program itself."""
+    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
+
+    space: dict[str, BaseDistribution] = {
+        name: FloatDistribution(value / reach, value * reach, log=True) for name, value in values.items()
+    }
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        study.tell(trial.number, state=TrialState.FAIL)  # a kill has ended it
+    while (done := len(_complete(study))) < trials:
+        # A seed of its own for each trial, so that nothing depends on how many this process has done.
+        drawn = int(np.random.default_rng([seed, done]).integers(2**31))
+        study.sampler = TPESampler(seed=drawn, multivariate=True)
+        if done == 0:
+            study.enqueue_trial(dict(values))
+        asked = study.ask(space)
+        study.tell(asked, objective(dict(asked.params)))
+
+
+def _complete(study: Study) -> list[FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

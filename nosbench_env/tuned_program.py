@@ -30,6 +30,7 @@ from nosbench_env.program import (
 
 _ONE = next(slot for slot, value in CONSTANTS.items() if value == 1.0)
 _SLOTS_BY_VALUE = {float(np.float32(value)): slot for slot, value in CONSTANTS.items()}
+_LARGEST = float(np.finfo(np.float32).max)
 _FUSED_FROM = 100_000  # elements of a model; below, compiling takes longer than it saves
 
 
@@ -44,6 +45,18 @@ class ConstantUse:
 
     line: int
     place: int
+
+    @classmethod
+    def parse(cls, text: str) -> ConstantUse:
+        """Reads what `str` writes, such as "12.2": line 12, second input.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        line, _, place = text.partition(".")
+        if not (line.isdecimal() and place.isdecimal() and len(text) < 12):
+            raise ValueError(f"expected LINE.INPUT, both counted from 1, such as 12.2, got {text!r}")
+        return cls(int(line), int(place))
 
     def __str__(self) -> str:
         return f"{self.line}.{self.place}"
@@ -72,8 +85,8 @@ def constant_uses(program: Program) -> dict[ConstantUse, float]:
 class TunedProgram:
     """A program whose constants may be any numbers, one for each use, and whose update is multiplied by `lr`.
 
-    The language has six constants; this is for looking at what lies between them. It is no `Program`: it has no place
-    in the search space, and `nosbench_env.Oracle` does not take it.
+    The language has six constants; this is for looking at what lies between them. It is no `Program`, and has no place
+    in the search space; the oracle evaluates it all the same, under a key of its own.
 
     Args:
         program: The program.
@@ -142,13 +155,12 @@ class TunedProgram:
         handed_on = [Instruction("mul", (slot, _ONE), slot) for slot in slots.values()]
         return Program((*handed_on, *instructions)), {slot: value for value, slot in slots.items()}
 
-    def optimizer(self, params: Iterable[Any]) -> TunedOptimizer:
-        """The optimizer that this is; compiled for large models of plain float32 parameters."""
+    def make_optimizer(self, params: Iterable[Any], epochs: int = 0, steps_per_epoch: int = 0) -> TunedOptimizer:
+        """The optimizer that this is, however long the training; compiled for large models of float32 parameters."""
         return TunedOptimizer(params, self)
 
-    @property
-    def identity(self) -> str:
-        """What equal ones have in common: a name with a version, a colon and a digest, as in keys of a store."""
+    def identity(self, epochs: int = 0) -> str:
+        """What stands for it in keys of the store, however long the training."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
         return f"tuned-1:{blake2b(text.encode(), digest_size=16).hexdigest()}"
 
@@ -192,10 +204,10 @@ class TunedProgram:
     def __str__(self) -> str:
         lines = []
         for line, instruction in enumerate(self.program, start=1):
-            inputs = [
-                f"{self.constants[use]:.6g}" if (use := ConstantUse(line, place)) in self.constants else SLOT_NAMES[slot]
-                for place, slot in enumerate(instruction.inputs, start=1)
-            ]
+            inputs = [SLOT_NAMES[slot] for slot in instruction.inputs]
+            for place in range(1, len(inputs) + 1):
+                if (value := self.constants.get(ConstantUse(line, place))) is not None:
+                    inputs[place - 1] = f"{value:.6g}"
             lines.append(f"{SLOT_NAMES[instruction.output]} = {instruction.function}({', '.join(inputs)})")
         if self.lr != 1.0:
             lines.append(f"# the update is multiplied by {self.lr:.6g}")
@@ -244,7 +256,7 @@ def _reading(instruction: Instruction, place: int, slot: int) -> Instruction:
 def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return math.isfinite(value) and abs(value) <= np.finfo(np.float32).max
+    return math.isfinite(value) and abs(float(value)) <= _LARGEST
 
 
 def _pays(params: list[Any]) -> bool:
