@@ -12,37 +12,46 @@ import time
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env.baseline_commands import baselines, plot
+from nosbench_env.candidate_argument import read_candidate
 from nosbench_env.command_line import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_WRONG,
+    ArithmeticOption,
     DeviceOption,
+    EpochsOption,
+    IdentityOption,
     JsonOption,
+    ProgramArgument,
     QuietOption,
+    ShippedOption,
     StoreOption,
+    TaskOption,
     interruptible,
+    make_oracle,
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
-from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
-from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.program import Program
+from nosbench_env.program_argument import read_program
+from nosbench_env.program_commands import program_app
 from nosbench_env.store_commands import store_app
 from nosbench_env.study_commands import study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
-    from nosbench_env.identity import Identity
     from nosbench_env.oracle import Evaluation, Oracle
     from nosbench_env.tasks.task import Progress
 
 # Commands import torch and what needs it when they run, so that --help answers at once.
 
-_MAX_FILE = 1 << 20  # bytes of a program file
 _REFERENCE = "AdamW"  # every search shows this program's loss beside its own
 
 app = typer.Typer(
@@ -56,7 +65,10 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
+app.command()(baselines)
 app.command()(compare)
+app.command()(plot)
+app.add_typer(program_app)
 app.add_typer(store_app)
 app.add_typer(study_app)
 
@@ -77,37 +89,9 @@ _BATCHES = {AgentName.re: 1, AgentName.rs: 1}
 _BATCH = 16
 
 
-TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
-EpochsOption = Annotated[
-    int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
-]
-ArithmeticOption = Annotated[
-    str,
-    typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
-]
-IdentityOption = Annotated[
-    str,
-    typer.Option(
-        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
-        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
-    ),
-]
-ShippedOption = Annotated[
-    bool,
-    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
-]
-
-
 @app.command()
 def evaluate(
-    program: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROGRAM",
-            help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-            "or a file that holds its text or JSON form.",
-        ),
-    ],
+    program: ProgramArgument,
     task: TaskOption = "pfn",
     epochs: EpochsOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
@@ -130,14 +114,18 @@ def evaluate(
 
     * `nosbench evaluate AdamW`
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
+    * `nosbench evaluate 'torch.optim.SGD(lr=0.1, momentum=0.9)' --task toy`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
     * `nosbench evaluate runs/my-run/best.txt --explain`
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
-        found = _read_program(program)
-        oracle = _oracle(task, store, device, arithmetic, identity, shipped)
-        if explain and not as_json:
-            print(f"{_explanation_text(found)}\n", flush=True)
+        found = read_candidate(program)
+        oracle = make_oracle(task, store, device, arithmetic, identity, shipped)
+        explained = found if explain and isinstance(found, Program) else None
+        if explain and explained is None:
+            raise ValueError(f"--explain is for programs, got the optimizer {found}")
+        if explained is not None and not as_json:
+            print(f"{_explanation_text(explained)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
         with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not on_terminal()) as bar:
 
@@ -147,7 +135,7 @@ def evaluate(
 
             evaluation = oracle.query(found, epochs, seed, on_step=on_step)
     if as_json:
-        print(json.dumps(evaluation.to_json() | (_explanation_json(found) if explain else {})))
+        print(json.dumps(evaluation.to_json() | ({} if explained is None else _explanation_json(explained))))
     else:
         print(_evaluation_text(evaluation, oracle))
 
@@ -236,7 +224,7 @@ def search(
         usual_batch = _BATCHES.get(agent, _BATCH)
         batch = usual_batch if batch is None else batch
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, arithmetic, identity, shipped, workers)
+        oracle = make_oracle(task, store, device, arithmetic, identity, shipped, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
         suffix = "".join(
             part
@@ -346,47 +334,6 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(
-    task: str,
-    store: str | None,
-    device: str,
-    arithmetic: str,
-    identity: str,
-    shipped: bool,
-    workers: int | None = None,
-) -> Oracle:
-    from nosbench_env.oracle import Oracle
-
-    known = cast("Identity", identity)  # it says so if it is not
-    return Oracle(task, store, device, known, workers, arithmetic, shipped)
-
-
-def _read_program(argument: str) -> Program:
-    """A known program by its name (in any case), else one in a file, else one as text."""
-    if (name := known_name(argument)) is not None:
-        return KNOWN_PROGRAMS[name]
-    if "=" in argument and not os.path.exists(argument):
-        return Program.parse(argument)
-    try:
-        with open(argument, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidProgram(
-            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
-            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
-        ) from None
-    if len(data) > _MAX_FILE:
-        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")  # with or without a byte order mark
-        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
-    except UnicodeDecodeError:
-        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidProgram(f"{argument}: {error}") from None
-
-
 def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...]) -> tuple[Agent, str]:
     """The search method, and what to call it in the run folder's name."""
     from nosbench_env.agents import AGENTS, RegularizedEvolution
@@ -400,7 +347,7 @@ def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tup
     start = _REFERENCE if start is None else start
     if start.lower() == "random":
         return RegularizedEvolution(space=space, seed=seed), "re-random"
-    program = _read_program(start)
+    program = read_program(start)
     known = {known: name.lower() for name, known in KNOWN_PROGRAMS.items()}
     label = known.get(program) or hashlib.sha256(str(program).encode()).hexdigest()[:8]
     return RegularizedEvolution(space=space, seed=seed, start=program), f"re-{label}"
@@ -485,7 +432,7 @@ class _SearchDisplay:
             self._bar.set_postfix_str(", ".join(parts))
 
 
-def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
+def _evaluation_text(evaluation: Evaluation[Any], oracle: Oracle) -> str:
     lines = [str(evaluation.program) or "# the empty program", ""]
     lines += [
         f"epoch {epoch:>3}  loss {mean:.4f}" for epoch, mean in enumerate(evaluation.curve, evaluation.first_epoch + 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -21,6 +22,8 @@ from nosbench_env.program import Program
 
 if TYPE_CHECKING:
     import torch
+
+    from nosbench_env.tuned_program import TunedProgram
 
 Schedule = Literal["constant", "cosine", "cosine-to-zero"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
@@ -132,13 +135,19 @@ class OptimizerConfig:
         import torch
 
         library, _, class_name = self.name.rpartition(".")
-        try:
-            found = getattr(import_module(library), class_name, None)
-        except ImportError as error:
-            raise ValueError(f"{self.name} needs {library}: pip install '{LIBRARIES[library]}'") from error
+        if (missing := self.missing()) is not None:
+            raise ValueError(f"{self.name} {missing}")
+        found = getattr(import_module(library), class_name, None)
         if not inspect.isclass(found) or not issubclass(found, torch.optim.Optimizer):
             raise ValueError(f"{library} {self.library_version} has no optimizer {class_name}")
         return found
+
+    def missing(self) -> str | None:
+        """What to do before it can train, if its library is not installed; else None."""
+        library = self.name.rpartition(".")[0]
+        if library == "torch.optim" or find_spec(library) is not None:
+            return None
+        return f"needs {library}: pip install '{LIBRARIES[library]}'"
 
     @property
     def library_version(self) -> str:
@@ -205,18 +214,24 @@ class OptimizerConfig:
         return f"{self.name}({', '.join(arguments)})"
 
 
-Candidate: TypeAlias = "Program | OptimizerConfig"
-AnyCandidate = TypeVar("AnyCandidate", bound="Program | OptimizerConfig", default=Program)
-Evaluated = TypeVar("Evaluated", bound="Program | OptimizerConfig", default=Program, covariant=True)
+Candidate: TypeAlias = "Program | OptimizerConfig | TunedProgram"
+AnyCandidate = TypeVar("AnyCandidate", bound="Program | OptimizerConfig | TunedProgram", default=Program)
+Evaluated = TypeVar("Evaluated", bound="Program | OptimizerConfig | TunedProgram", default=Program, covariant=True)
 
 
 def candidate_from_json(data: Any) -> Candidate:
-    """A program or an optimizer from what its `to_json` gave: a list or an object.
+    """A program, a tuned one or an optimizer from what its `to_json` gave: a list or an object.
 
     Raises:
-        InvalidProgram, ValueError: If it is neither.
+        InvalidProgram, ValueError: If it is none.
     """
-    return OptimizerConfig.from_json(data) if isinstance(data, dict) else Program.from_json(data)
+    if not isinstance(data, dict):
+        return Program.from_json(data)
+    if "constants" in data:
+        from nosbench_env.tuned_program import TunedProgram  # loads torch
+
+        return TunedProgram.from_json(data)
+    return OptimizerConfig.from_json(data)
 
 
 def rate_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
