@@ -15,8 +15,8 @@ from nosbench_env.agents.search import Budget, HistoryEntry, RunError, SearchRes
 from nosbench_env.agents.smac_hpo import SmacHPO
 from nosbench_env.agents.smac_nos import SmacNOS
 
-# How each search method is made: `AGENTS[name](space, seed)`, but for "smac-hpo", which has no search space of programs.
-# The first two, and those of SMAC, by the paper's abbreviations.
+# How each search method is made: `AGENTS[name](space, seed)`; "smac-hpo" searches no space of programs and takes none.
+# The first two by the paper's abbreviations.
 AGENTS: Mapping[str, Callable[..., Agent[Any]]] = MappingProxyType(
     {
         "rs": RandomSearch,

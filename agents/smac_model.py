@@ -59,18 +59,8 @@ def challengers(
     """
     space.seed(seed)
     scenario = Scenario(space, deterministic=True, seed=seed)
-    forest = RandomForest(
-        space,
-        log_y=True,
-        n_trees=10,
-        ratio_features=1.0,
-        min_samples_split=2,
-        min_samples_leaf=1,
-        seed=seed,
-        n_jobs=1,  # threads cost more than trees of some hundred leaves
-    )
     vectors = np.array([configuration.get_array() for configuration in evaluated])
-    forest.train(vectors, log_scaled(costs)[:, None])
+    forest = fitted_forest(space, vectors, log_scaled(costs), seed)
     improvement = LogExpectedImprovement(log=True)
     improvement.update(model=forest, eta=float(forest.predict_marginalized(vectors)[0].min()))
     maximizer = LocalAndSortedRandomSearch(space, improvement, challengers=samples, seed=seed)
@@ -78,6 +68,24 @@ def challengers(
     with _no_mean_of_nothing():
         found = maximizer.maximize(list(evaluated), random_design=now_and_then)
         yield from found
+
+
+def fitted_forest(space: ConfigurationSpace, vectors: Floats, log_costs: Floats, seed: int) -> RandomForest:
+    """SMAC's random forest, as its facade makes it, of configurations `(n, hyperparameters)` and log costs `(n,)`."""
+    forest = RandomForest(
+        space,
+        log_y=True,
+        n_trees=10,
+        ratio_features=1.0,
+        min_samples_split=2,
+        min_samples_leaf=1,
+        # There are no more leaves than points. SMAC allows for 2**20, and scikit-learn makes room for all: a second.
+        max_leaf_nodes=max(2, len(vectors)),
+        seed=seed,
+        n_jobs=1,  # threads cost more than such trees
+    )
+    forest.train(vectors, log_costs[:, None])
+    return forest
 
 
 def log_scaled(costs: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""`SmacSearch`: SMAC's search as `ask` and `tell`, for whatever has a ConfigSpace; `SmacNOS` and `SmacHPO` are made of it.
+"""`SmacSearch`: SMAC's search as `ask` and `tell`, of which `SmacNOS` and `SmacHPO` are made.
 
 SMAC is "Sequential Model-based Algorithm Configuration" (Hutter et al., 2011; SMAC3: Lindauer et al., 2022).
 """

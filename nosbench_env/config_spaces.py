@@ -64,7 +64,7 @@ def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace
             f"a ConfigSpace can't express the constraints {', '.join(space.constraints)}: give a search space without"
         )
     length = _integer("length", 1, space.max_instructions)
-    found: list[Hyperparameter] = [length]
+    found: list[Hyperparameter[Any]] = [length]
     conditions: list[Any] = []
     for number in range(1, space.max_instructions + 1):
         function = Categorical(f"function_{number}", list(FUNCTIONS))
@@ -72,7 +72,9 @@ def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace
         output = _integer(f"output_{number}", FIRST_WRITABLE_SLOT, space.memory_size - 1)
         found += [function, *inputs, output]
         for hyperparameter in (function, *inputs, output):
-            needed = [] if number == 1 else [GreaterThanCondition(hyperparameter, length, number - 1)]
+            needed: list[Any] = []
+            if number > 1:
+                needed.append(GreaterThanCondition(hyperparameter, length, number - 1))
             if hyperparameter in inputs:
                 takers = [name for name, taker in FUNCTIONS.items() if taker.arity > inputs.index(hyperparameter)]
                 if len(takers) < len(FUNCTIONS):
@@ -210,7 +212,8 @@ def optimizer_configuration(optimizer: OptimizerConfig, configurations: Configur
             low, high, _ = _RANGES[key]
             if not low <= number <= high:
                 raise refused
-            values[f"log10_{key}"] = math.log10(number)
+            ends: Any = configurations[f"log10_{key}"]  # rounded by ConfigSpace, so that log10(5) lies outside
+            values[ends.name] = min(max(math.log10(number), ends.lower), ends.upper)
     except (KeyError, TypeError, ValueError):
         raise refused from None
     if given:
@@ -221,7 +224,7 @@ def optimizer_configuration(optimizer: OptimizerConfig, configurations: Configur
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _integer(name: str, low: int, high: int) -> Hyperparameter:
+def _integer(name: str, low: int, high: int) -> Hyperparameter[Any]:
     from ConfigSpace import Constant, Integer
 
     return Integer(name, (low, high)) if low < high else Constant(name, low)

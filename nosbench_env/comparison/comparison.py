@@ -81,7 +81,7 @@ RUN_FIELDS: Mapping[str, str] = {
     "queries": "Queries within the budget.",
     "loss": "Lowest loss within the budget; nothing if none was finite.",
     "found_at": "Number of the query that had it first.",
-    "program": "The program that had it, as `Program.parse` reads it.",
+    "program": "The program that had it, as `Program.parse` reads it; an optimizer as `OptimizerConfig.parse` does.",
 }
 PAIR_FIELDS: Mapping[str, str] = {
     "a": "Name of the one method.",
@@ -342,7 +342,7 @@ def _run_row(method: Method, run: Run, axis: Axis, budget: float) -> dict[str, A
         "queries": run.queries_within(axis, budget),
         "loss": None if best is None else best.loss,
         "found_at": None if best is None else best.number,
-        "program": None if best is None else "; ".join(map(str, best.program)),
+        "program": None if best is None else "; ".join(str(best.program).splitlines()),
     }
 
 

@@ -28,6 +28,8 @@ from nosbench_env.comparison.pictures import draw_curves, draw_losses
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.notation import pseudocode
+from nosbench_env.optimizer_config import Candidate
+from nosbench_env.program import Program
 
 _TEMPLATE = "report.html.jinja"
 
@@ -108,21 +110,24 @@ def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
     """What the report shows of a method's best programs."""
     found = []
     for run, entry in comparison.best_programs(method):
-        form = canonical_form(entry.program)
-        found.append(
-            {
-                "loss": entry.loss,
-                "seed": run.seed,
-                "number": entry.number,
-                "program": str(entry.program),
-                "length": len(entry.program),
-                "simplified": str(entry.program.simplified()),
-                "pseudocode": pseudocode(entry.program),
-                "behaviour": form.behaviour,
-                "form": str(form),
-            }
-        )
+        found.append({"loss": entry.loss, "seed": run.seed, "number": entry.number} | _shown_program(entry.program))
     return found
+
+
+def _shown_program(program: Candidate) -> dict[str, Any]:
+    """A program with its pseudocode and more; of an optimizer of a library there is nothing but its text."""
+    text = str(program)
+    if not isinstance(program, Program):
+        return {"program": text, "behaviour": "hyperparameters", "pseudocode": text, "instructions": None}
+    form = canonical_form(program)
+    return {
+        "program": text,
+        "behaviour": form.behaviour,
+        "pseudocode": pseudocode(program),
+        "instructions": len(program),
+        "simplified": str(program.simplified()),
+        "form": str(form),
+    }
 
 
 def _share(value: float) -> str:
