@@ -17,7 +17,6 @@ from contextlib import contextmanager
 import numpy as np
 from ConfigSpace import Configuration, ConfigurationSpace
 from numpy.typing import NDArray
-from scipy.stats import norm
 from smac import HyperparameterOptimizationFacade, Scenario
 from smac.acquisition.function.expected_improvement import EI
 from smac.acquisition.maximizer import LocalAndSortedRandomSearch
@@ -28,6 +27,7 @@ Floats = NDArray[np.float64]
 
 _PERCENTILE = 5  # SMAC's `scale_percentage`
 _LEAST = 1e-10  # SMAC's `VERY_SMALL_NUMBER`
+_LOWEST = 1e-20  # below what SMAC's scale gives for losses of any use; keeps the exponentials of variances finite
 
 
 def random_design(space: ConfigurationSpace, number: int, seed: int) -> list[Configuration]:
@@ -61,7 +61,7 @@ def challengers(
     scenario = Scenario(space, deterministic=True, seed=seed)
     vectors = np.array([configuration.get_array() for configuration in evaluated])
     forest = fitted_forest(space, vectors, log_scaled(costs), seed)
-    improvement = LogExpectedImprovement(log=True)
+    improvement = EI(log=True)
     improvement.update(model=forest, eta=float(forest.predict_marginalized(vectors)[0].min()))
     maximizer = LocalAndSortedRandomSearch(space, improvement, challengers=samples, seed=seed)
     now_and_then = HyperparameterOptimizationFacade.get_random_design(scenario)
@@ -104,28 +104,8 @@ def log_scaled(costs: Floats) -> Floats:
     begin = lowest - (np.percentile(costs, _PERCENTILE) - lowest) - _LEAST
     if begin == highest:
         return np.zeros_like(costs)
-    found: Floats = np.log(np.maximum((costs - begin) / (highest - begin), np.finfo(np.float64).tiny))
+    found: Floats = np.log(np.maximum((costs - begin) / (highest - begin), _LOWEST))
     return found
-
-
-class LogExpectedImprovement(EI):
-    """The expected improvement for a model of log costs (Hutter et al., 2009): SMAC's, but for what falls below 0.
-
-    Far from any improvement SMAC's difference of two tiny numbers may come out below 0 by underflow, and SMAC then
-    gives up with an error. Here it is 0.
-    """
-
-    def _compute(self, X: Floats) -> Floats:  # noqa: N803
-        assert self._model is not None
-        assert self._eta is not None
-        mean, variance = self._model.predict_marginalized(X)
-        deviation = np.sqrt(variance)
-        distance = (self._eta - mean) / deviation
-        improvement = np.exp(self._eta) * norm.cdf(distance) - np.exp(variance / 2 + mean) * norm.cdf(
-            distance - deviation
-        )
-        found: Floats = np.maximum(improvement, 0.0).reshape(-1, 1)
-        return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,7 +24,7 @@ from nosbench_env.agents import (
 from nosbench_env.config_spaces import optimizer_config_space, optimizer_configuration
 
 SMALL_PPO: dict[str, Any] = {"n_steps": 24, "minibatch_size": 8, "n_epochs": 2, "net_arch": (8,)}
-SMALL_SMAC: dict[str, Any] = {"initial_configs": 7, "retrain_after": 20, "challengers": 10}
+SMALL_SMAC: dict[str, Any] = {"initial_configs": 7, "retrain_after": 40, "challengers": 10}
 MAKERS: dict[str, Callable[[int], Agent]] = {
     "rs": lambda seed: RandomSearch(seed=seed),
     "re": lambda seed: RegularizedEvolution(seed=seed, population_size=10, tournament_size=4),
@@ -41,6 +42,18 @@ if find_spec("sb3_contrib") is None:
     del MAKERS["maskable-ppo"]
 if find_spec("smac") is None:
     del MAKERS["smac-nos"], MAKERS["smac-hpo"]
+
+
+@pytest.fixture(autouse=True)
+def _short_local_searches(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """What SMAC's agents do is tested elsewhere; here they are to be quick."""
+    if "smac" in request.node.name and find_spec("smac") is not None:
+        from nosbench_env.agents import smac_model
+
+        quick = partial(smac_model.LocalAndSortedRandomSearch, n_steps_plateau_walk=1, local_search_iterations=2)
+        monkeypatch.setattr(smac_model, "LocalAndSortedRandomSearch", quick)
+
+
 everyone = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 

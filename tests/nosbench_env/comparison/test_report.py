@@ -5,6 +5,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,47 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return "".join(self.words)
+
+
+def test_runs_over_optimizers_show_them_as_they_are(tmp_path: Path) -> None:
+    from nosbench_env import OptimizerConfig, Oracle
+    from nosbench_env.agents import Budget, RandomSearch, search
+
+    oracle = Oracle("toy", tmp_path / "store.sqlite", "cpu", workers=1)
+    adam = OptimizerConfig("torch.optim.Adam", {"lr": 0.1, "betas": (0.5, 0.9)})
+    for seed in range(2):
+        search(OneOptimizer(adam, seed), oracle, Budget(queries=3), epochs=1, folder=tmp_path / f"hpo-{seed}")
+        search(RandomSearch(seed=seed), oracle, Budget(queries=3), epochs=1, folder=tmp_path / f"rs-{seed}")
+    comparison = compare([read_run(folder) for folder in sorted(tmp_path.glob("*-?"))])
+    text = " ".join(Page(render(comparison, {})).text.split())
+    assert "SMAC over optimizers" in text
+    assert f"hyperparameters; query 1 of the run with seed 0 {adam}" in text
+    assert {row["program"] for row in comparison.runs if row["method"] == "SMAC over optimizers"} == {str(adam)}
+    write_report(comparison, tmp_path / "report", plots=False)
+
+
+class OneOptimizer:
+    """Proposes one and the same."""
+
+    name = "smac-hpo"
+
+    def __init__(self, optimizer: Any, seed: int) -> None:
+        self.optimizer, self.seed = optimizer, seed
+
+    def ask(self, n: int = 1) -> list[Any]:
+        return [self.optimizer] * n
+
+    def tell(self, programs: Any, evaluations: Any) -> None:
+        pass
+
+    def config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def compared(tmp_path: Path, *agents: str, **others) -> Comparison:
