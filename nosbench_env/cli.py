@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.command_line import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -77,19 +78,28 @@ _BATCHES = {AgentName.re: 1, AgentName.rs: 1}
 _BATCH = 16
 
 
-TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        help="`pfn`, the paper's task, or `toy`, which takes less than a second.", autocompletion=completion.tasks
+    ),
+]
 EpochsOption = Annotated[
     int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
 ]
 ArithmeticOption = Annotated[
     str,
-    typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
+    typer.Option(
+        help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own.",
+        autocompletion=completion.arithmetics,
+    ),
 ]
 IdentityOption = Annotated[
     str,
     typer.Option(
         help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
-        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart).",
+        autocompletion=completion.identities,
     ),
 ]
 ShippedOption = Annotated[
@@ -106,6 +116,7 @@ def evaluate(
             metavar="PROGRAM",
             help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
             "or a file that holds its text or JSON form.",
+            autocompletion=completion.programs,
         ),
     ],
     task: TaskOption = "pfn",
@@ -175,13 +186,15 @@ def search(
         typer.Option(
             help="Search only among programs that keep it; may be given several times. `written`: no slot is read that "
             "no instruction writes. `used`: the last instruction depends on all others. `gradient`: one reads the "
-            "gradient."
+            "gradient.",
+            autocompletion=completion.constraints,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW."
+            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW.",
+            autocompletion=completion.start_programs,
         ),
     ] = None,
     batch: Annotated[
@@ -206,7 +219,10 @@ def search(
     shipped: ShippedOption = True,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run folder: history and state, for resuming. Default: runs/, named after the options."),
+        typer.Option(
+            help="Run folder: history and state, for resuming. Default: runs/, named after the options.",
+            autocompletion=completion.run_folders,
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

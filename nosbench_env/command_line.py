@@ -10,9 +10,14 @@ from typing import Annotated
 
 import typer
 
+from nosbench_env import completion
+
 EXIT_WRONG, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
 
-DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.", autocompletion=completion.devices),
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(

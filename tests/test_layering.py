@@ -54,6 +54,7 @@ LAYERS = [
     {"comparison.pictures"},
     {"comparison.report"},
     {"comparison"},
+    {"completion"},
     {"command_line"},
     {"compare_commands", "store_commands", "study_commands"},
     {"cli"},
