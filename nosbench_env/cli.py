@@ -12,7 +12,7 @@ import time
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm.auto import tqdm
@@ -22,28 +22,35 @@ from nosbench_env.command_line import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_WRONG,
+    ArithmeticOption,
     DeviceOption,
+    EpochsOption,
+    IdentityOption,
     JsonOption,
+    ProgramArgument,
     QuietOption,
+    ShippedOption,
     StoreOption,
+    TaskOption,
     interruptible,
+    make_oracle,
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
-from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
-from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.program import Program
+from nosbench_env.program_argument import read_program
+from nosbench_env.program_commands import program_app
 from nosbench_env.store_commands import store_app
 from nosbench_env.study_commands import study_app
 
 if TYPE_CHECKING:
     from nosbench_env.agents import Agent, HistoryEntry, SearchResult
-    from nosbench_env.identity import Identity
     from nosbench_env.oracle import Evaluation, Oracle
     from nosbench_env.tasks.task import Progress
 
 # Commands import torch and what needs it when they run, so that --help answers at once.
 
-_MAX_FILE = 1 << 20  # bytes of a program file
 _REFERENCE = "AdamW"  # every search shows this program's loss beside its own
 
 app = typer.Typer(
@@ -58,6 +65,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(compare)
+app.add_typer(program_app)
 app.add_typer(store_app)
 app.add_typer(study_app)
 
@@ -78,47 +86,9 @@ _BATCHES = {AgentName.re: 1, AgentName.rs: 1}
 _BATCH = 16
 
 
-TaskOption = Annotated[
-    str,
-    typer.Option(
-        help="`pfn`, the paper's task, or `toy`, which takes less than a second.", autocompletion=completion.tasks
-    ),
-]
-EpochsOption = Annotated[
-    int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
-]
-ArithmeticOption = Annotated[
-    str,
-    typer.Option(
-        help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own.",
-        autocompletion=completion.arithmetics,
-    ),
-]
-IdentityOption = Annotated[
-    str,
-    typer.Option(
-        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
-        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart).",
-        autocompletion=completion.identities,
-    ),
-]
-ShippedOption = Annotated[
-    bool,
-    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
-]
-
-
 @app.command()
 def evaluate(
-    program: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROGRAM",
-            help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-            "or a file that holds its text or JSON form.",
-            autocompletion=completion.programs,
-        ),
-    ],
+    program: ProgramArgument,
     task: TaskOption = "pfn",
     epochs: EpochsOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the training; 0 is the paper's.")] = 0,
@@ -145,8 +115,8 @@ def evaluate(
     * `nosbench evaluate runs/my-run/best.txt --explain`
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
-        found = _read_program(program)
-        oracle = _oracle(task, store, device, arithmetic, identity, shipped)
+        found = read_program(program)
+        oracle = make_oracle(task, store, device, arithmetic, identity, shipped)
         if explain and not as_json:
             print(f"{_explanation_text(found)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
@@ -252,7 +222,7 @@ def search(
         usual_batch = _BATCHES.get(agent, _BATCH)
         batch = usual_batch if batch is None else batch
         limits = Budget(queries=budget, distinct=distinct)
-        oracle = _oracle(task, store, device, arithmetic, identity, shipped, workers)
+        oracle = make_oracle(task, store, device, arithmetic, identity, shipped, workers)
         epochs = check_epochs(epochs) or oracle.task.default_epochs
         suffix = "".join(
             part
@@ -362,47 +332,6 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _oracle(
-    task: str,
-    store: str | None,
-    device: str,
-    arithmetic: str,
-    identity: str,
-    shipped: bool,
-    workers: int | None = None,
-) -> Oracle:
-    from nosbench_env.oracle import Oracle
-
-    known = cast("Identity", identity)  # it says so if it is not
-    return Oracle(task, store, device, known, workers, arithmetic, shipped)
-
-
-def _read_program(argument: str) -> Program:
-    """A known program by its name (in any case), else one in a file, else one as text."""
-    if (name := known_name(argument)) is not None:
-        return KNOWN_PROGRAMS[name]
-    if "=" in argument and not os.path.exists(argument):
-        return Program.parse(argument)
-    try:
-        with open(argument, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidProgram(
-            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
-            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
-        ) from None
-    if len(data) > _MAX_FILE:
-        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")  # with or without a byte order mark
-        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
-    except UnicodeDecodeError:
-        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidProgram(f"{argument}: {error}") from None
-
-
 def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...]) -> tuple[Agent, str]:
     """The search method, and what to call it in the run folder's name."""
     from nosbench_env.agents import AGENTS, RegularizedEvolution
@@ -416,7 +345,7 @@ def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tup
     start = _REFERENCE if start is None else start
     if start.lower() == "random":
         return RegularizedEvolution(space=space, seed=seed), "re-random"
-    program = _read_program(start)
+    program = read_program(start)
     known = {known: name.lower() for name, known in KNOWN_PROGRAMS.items()}
     label = known.get(program) or hashlib.sha256(str(program).encode()).hexdigest()[:8]
     return RegularizedEvolution(space=space, seed=seed, start=program), f"re-{label}"

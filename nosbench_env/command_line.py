@@ -6,14 +6,56 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from nosbench_env import completion
+from nosbench_env.known_programs import KNOWN_PROGRAMS
+
+if TYPE_CHECKING:
+    from nosbench_env.identity import Identity
+    from nosbench_env.oracle import Oracle
 
 EXIT_WRONG, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
 
+ProgramArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROGRAM",
+        help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
+        "or a file that holds its text or JSON form.",
+        autocompletion=completion.programs,
+    ),
+]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        help="`pfn`, the paper's task, or `toy`, which takes less than a second.", autocompletion=completion.tasks
+    ),
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
+]
+ArithmeticOption = Annotated[
+    str,
+    typer.Option(
+        help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own.",
+        autocompletion=completion.arithmetics,
+    ),
+]
+IdentityOption = Annotated[
+    str,
+    typer.Option(
+        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart).",
+        autocompletion=completion.identities,
+    ),
+]
+ShippedOption = Annotated[
+    bool,
+    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.", autocompletion=completion.devices),
@@ -56,3 +98,19 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"\n{message()}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def make_oracle(
+    task: str,
+    store: str | None,
+    device: str,
+    arithmetic: str,
+    identity: str,
+    shipped: bool,
+    workers: int | None = None,
+) -> Oracle:
+    """The oracle that the options ask for."""
+    from nosbench_env.oracle import Oracle
+
+    known = cast("Identity", identity)  # it says so if it is not
+    return Oracle(task, store, device, known, workers, arithmetic, shipped)

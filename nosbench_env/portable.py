@@ -23,6 +23,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nosbench_env.optimizer_config import OptimizerConfig
 from nosbench_env.program import InvalidProgram, Program
 from nosbench_env.result_key import ResultKey
 from nosbench_env.store import Record
@@ -41,8 +42,9 @@ FIELDS: Mapping[str, str] = {
     "stopped_at": "after how many updates a parameter was non-finite (all later epochs are NaN), or null",
     "epoch_means": "mean training loss of each epoch, each step's taken before its update, in the task's unit "
     "(pfn, toy: nats); not finite: 'nan', 'inf', '-inf'",
-    "provenance": "program: what was trained, a [function, inputs, output] for each instruction; "
-    "canonical: its canonical form's digest; device; nosbench_env, torch, python: versions; seconds: what the training "
+    "provenance": "program: what was trained with, a [function, inputs, output] for each instruction, or an optimizer "
+    "of a library: optimizer, hyperparameters, schedule; canonical: the program's canonical form's digest; library: "
+    "version of the optimizer's library; device; nosbench_env, torch, python: versions; seconds: what the training "
     "took; date: when it ended, ISO 8601; rekeyed_from: the key it had first",
 }
 
@@ -217,6 +219,9 @@ def _date(value: Any) -> None:
 
 
 def _program(value: Any) -> None:
+    if isinstance(value, dict):
+        OptimizerConfig.from_json(value)
+        return
     if not isinstance(value, list):
         raise InvalidProgram(f"a program is a list of [function, inputs, output], got {_shown(value)}")
     Program.from_json(value)
@@ -231,6 +236,7 @@ def _former_key(value: Any) -> None:
 _KNOWN_PROVENANCE: Mapping[str, Callable[[Any], None]] = {
     "program": _program,
     "canonical": _short_text,
+    "library": _short_text,
     "device": _short_text,
     "nosbench_env": _short_text,
     "torch": _short_text,
