@@ -106,6 +106,27 @@ def wrappers() -> str:
     )
 
 
+def wrapper_reference() -> str:
+    """The API of the wrappers."""
+    from nosbench_env import wrappers
+
+    return _reference("wrappers", wrappers.__all__)
+
+
+def agent_reference() -> str:
+    """The API of the agents."""
+    from nosbench_env import agents
+
+    return _reference("agents", agents.__all__)
+
+
+def comparison_reference() -> str:
+    """The API of comparisons."""
+    from nosbench_env import comparison
+
+    return _reference("comparison", comparison.__all__)
+
+
 def commands() -> str:
     """Every command with its arguments and options, as typer documents it."""
     typer = [sys.executable, "-m", "typer", "nosbench_env.cli", "utils", "docs", "--name", "nosbench"]
@@ -113,17 +134,34 @@ def commands() -> str:
     if run.returncode:
         raise PluginError(f"typer could not document the command line:\n{run.stderr}")
     _, _, text = run.stdout.partition("\n")  # without its title: the page has one
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", text)  # lists of half sentences: the page has a contents
     return text.replace("` / --no-", "`--no-")  # a flag that only its negation is for
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (functions, memory, known_programs, tasks, agents, wrappers, commands)
+    made.__name__: made
+    for made in (
+        functions,
+        memory,
+        known_programs,
+        tasks,
+        agents,
+        wrappers,
+        wrapper_reference,
+        agent_reference,
+        comparison_reference,
+        commands,
+    )
 }
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def _reference(package: str, names: Iterable[str]) -> str:
+    return "\n".join(f"::: nosbench_env.{package}.{name}" for name in names)
 
 
 def _first_line(documented: object) -> str:
