@@ -6,8 +6,10 @@ the shell offers files. Nothing here imports torch: a shell waits for the answer
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from nosbench_env.baselines import BASELINES, GROUPS
 from nosbench_env.grammar import CONSTRAINTS
 from nosbench_env.identity import IDENTITIES
 from nosbench_env.known_programs import KNOWN_PROGRAMS
@@ -18,7 +20,17 @@ _RUNS = "runs/"  # where searches keep their folders unless told otherwise
 
 def programs(incomplete: str) -> list[str]:
     """The known programs, in any case as the commands take them, and the best programs of runs."""
-    return _known(incomplete) + [f"{run}/best.txt" for run in _runs(incomplete, "best.txt")]
+    return _known(KNOWN_PROGRAMS, incomplete) + [f"{run}/best.txt" for run in _runs(incomplete, "best.txt")]
+
+
+def baselines(incomplete: str) -> list[str]:
+    """The baselines and their groups."""
+    return _known([*BASELINES, *GROUPS], incomplete)
+
+
+def candidates(incomplete: str) -> list[str]:
+    """What can be trained with: baselines, the known programs among them, and the best programs of runs."""
+    return _known(BASELINES, incomplete) + _runs(incomplete, "best.txt")
 
 
 def start_programs(incomplete: str) -> list[str]:
@@ -28,7 +40,7 @@ def start_programs(incomplete: str) -> list[str]:
 
 def reference_programs(incomplete: str) -> list[str]:
     """What a comparison can be shown beside."""
-    return [*_known(incomplete), "none"]
+    return [*_known(KNOWN_PROGRAMS, incomplete), "none"]
 
 
 def run_folders(incomplete: str) -> list[str]:
@@ -62,11 +74,9 @@ def constraints() -> list[str]:
     return list(CONSTRAINTS)
 
 
-def _known(incomplete: str) -> list[str]:
-    """The known programs, going on from what has been typed: `adamW` after `ad`."""
-    return [
-        incomplete + name[len(incomplete) :] for name in KNOWN_PROGRAMS if name.lower().startswith(incomplete.lower())
-    ]
+def _known(names: Iterable[str], incomplete: str) -> list[str]:
+    """Names, going on from what has been typed in any case: `adamW` after `ad`."""
+    return [incomplete + name[len(incomplete) :] for name in names if name.lower().startswith(incomplete.lower())]
 
 
 def _runs(incomplete: str, file: str) -> list[str]:

@@ -74,6 +74,10 @@ def test_a_shell_is_offered_the_programs(shell: str, folder: Path) -> None:
         ("nosbench compare runs/rs-toy-e5-s0 ./runs/rs", ["./runs/rs-toy-e5-s0"]),
         ("nosbench compare runs/rs-toy-e5-s0 --reference n", ["none"]),
         ("nosbench study cache --task t", ["toy"]),
+        ("nosbench baselines rec", ["recent"]),
+        ("nosbench baselines torch.ada", ["torch.adam", "torch.adamW", "torch.adagrad", "torch.adadelta"]),
+        ("nosbench plot AdamW-", ["AdamW-cosine", "AdamW-cosine-to-zero"]),
+        ("nosbench plot runs/r", ["runs/re-adamw-toy-e5-s0"]),
         ("nosbench store prune --task t", ["toy"]),
         ("nosbench evaluate Adam --identity p", ["paper"]),
         ("nosbench evaluate Adam --arithmetic t", ["tf32"]),
@@ -104,7 +108,19 @@ def test_gpus_are_those_that_the_system_shows(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_option_of_these_names_is_completed() -> None:
     """A new command that takes a task, a device, ... uses what is here."""
-    taken = {"task", "device", "identity", "arithmetic", "constraint", "run", "runs", "program", "start"}
+    taken = {
+        "names",
+        "candidates",
+        "task",
+        "device",
+        "identity",
+        "arithmetic",
+        "constraint",
+        "run",
+        "runs",
+        "program",
+        "start",
+    }
     missing = []
 
     def look(command, path: str) -> None:
