@@ -69,6 +69,25 @@ def known_programs() -> str:
     )
 
 
+def baselines() -> str:
+    """The optimizers that a search has to beat."""
+    from nosbench_env.baselines import BASELINES
+    from nosbench_env.optimizer_config import OptimizerConfig
+
+    return _table(
+        ["name", "group", "what it is", "final loss of the paper's code"],
+        (
+            [
+                f"`{name}`",
+                found.group,
+                f"`{found.candidate}`" if isinstance(found.candidate, OptimizerConfig) else "the known program",
+                "" if found.paper_loss is None else f"{found.paper_loss:.2f}",
+            ]
+            for name, found in BASELINES.items()
+        ),
+    )
+
+
 def tasks() -> str:
     """The tasks."""
     made = {name: make_task(name, device="cpu") for name in TASKS}
@@ -144,6 +163,7 @@ GENERATED: dict[str, Callable[[], str]] = {
         functions,
         memory,
         known_programs,
+        baselines,
         tasks,
         agents,
         wrappers,
