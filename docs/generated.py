@@ -1,6 +1,6 @@
 """Fills in what pages show of the code, at every build: tables and the command line's reference can't go stale.
 
-A page asks for it by `<!-- generated: NAME -->`, with a name in `GENERATED`.
+A page asks for it by `<!-- generated: NAME -->`, or `<!-- generated: NAME ARGUMENT -->`, with a name in `GENERATED`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 from mkdocs.exceptions import PluginError
@@ -24,11 +25,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs with every page."""
 
     def generate(match: re.Match[str]) -> str:
-        if match[1] not in GENERATED:
-            raise PluginError(f"nothing generates {match[1]!r}; known are {', '.join(GENERATED)}")
-        return GENERATED[match[1]]()
+        name, *arguments = match[1].split()
+        if name not in GENERATED:
+            raise PluginError(f"nothing generates {name!r}; known are {', '.join(GENERATED)}")
+        return GENERATED[name](*arguments)
 
-    return re.sub(r"<!-- generated: (\S+) -->", generate, markdown)
+    return re.sub(r"<!-- generated: (.+?) -->", generate, markdown)
 
 
 def functions() -> str:
@@ -125,25 +127,15 @@ def wrappers() -> str:
     )
 
 
-def wrapper_reference() -> str:
-    """The API of the wrappers."""
-    from nosbench_env import wrappers
-
-    return _reference("wrappers", wrappers.__all__)
-
-
-def agent_reference() -> str:
-    """The API of the agents."""
-    from nosbench_env import agents
-
-    return _reference("agents", agents.__all__)
-
-
-def comparison_reference() -> str:
-    """The API of comparisons."""
-    from nosbench_env import comparison
-
-    return _reference("comparison", comparison.__all__)
+def reference(package: str) -> str:
+    """The API of a package's public names, for mkdocstrings to fill in."""
+    module = import_module(f"nosbench_env.{package}")
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and getattr(value, "__module__", "") != "typing"
+    ]
+    return "\n".join(f"::: nosbench_env.{package}.{name}" for name in names)
 
 
 def commands() -> str:
@@ -157,7 +149,7 @@ def commands() -> str:
     return text.replace("` / --no-", "`--no-")  # a flag that only its negation is for
 
 
-GENERATED: dict[str, Callable[[], str]] = {
+GENERATED: dict[str, Callable[..., str]] = {
     made.__name__: made
     for made in (
         functions,
@@ -167,9 +159,7 @@ GENERATED: dict[str, Callable[[], str]] = {
         tasks,
         agents,
         wrappers,
-        wrapper_reference,
-        agent_reference,
-        comparison_reference,
+        reference,
         commands,
     )
 }
@@ -178,10 +168,6 @@ GENERATED: dict[str, Callable[[], str]] = {
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-
-def _reference(package: str, names: Iterable[str]) -> str:
-    return "\n".join(f"::: nosbench_env.{package}.{name}" for name in names)
 
 
 def _first_line(documented: object) -> str:
