@@ -207,7 +207,7 @@ def without_us(words: list[str], folder: Path) -> None:
     path = folder / "elsewhere"
     path.mkdir(exist_ok=True)
     (path / "nosbench_env.py").write_text("raise ImportError('not installed here')\n")
-    environment = os.environ | {"PYTHONPATH": str(path)}
+    environment = os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}  # for tensors as small as these
     run = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
