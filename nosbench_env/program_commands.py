@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from nosbench_env.cost_commands import cost
+
 # The commands import torch and what needs it when they run, so that --help answers at once.
 
 program_app = typer.Typer(
@@ -18,3 +20,6 @@ program_app = typer.Typer(
 @program_app.callback()
 def _program() -> None:
     """Look closer at one program: what of it matters, and how finely it is tuned."""
+
+
+program_app.command()(cost)

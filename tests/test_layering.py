@@ -17,7 +17,8 @@ LAYERS = [
     {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
     {"notation", "compiled.interpreter"},
     {"compiled.device"},
-    {"optimizer"},
+    {"optimizer", "costs"},
+    {"step_time"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
     {"tasks.training", "tasks.priors", "tasks.pfn_model"},
@@ -55,6 +56,7 @@ LAYERS = [
     {"comparison.report"},
     {"comparison"},
     {"command_line"},
+    {"cost_commands"},
     {"compare_commands", "program_commands", "store_commands", "study_commands"},
     {"cli"},
     {"__main__", ""},
