@@ -63,13 +63,13 @@ def step_times(program: Program, shapes: Iterable[Sequence[int]], *, rounds: int
         ValueError: If there are no shapes, or no rounds.
     """
     steps = len(lower(check_program(program)).steps) + 1  # until the code stays the same
-    shapes = [tuple(shape) for shape in shapes]
-    if not shapes:
+    tensors = [tuple(shape) for shape in shapes]
+    if not tensors:
         raise ValueError("shapes must be those of at least one tensor, got none")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds!r}")
     timed = [
-        _Timed(name, fused, make, shapes, steps, seed)
+        _Timed(name, fused, make, tensors, steps, seed)
         for name, make in (
             ("program", partial(ProgramOptimizer, program=program)),
             ("SGD", partial(torch.optim.SGD, lr=1e-3)),

@@ -6,12 +6,16 @@ import io
 import math
 import textwrap
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nosbench_env.comparison.comparison import AXIS_NAMES, Comparison, spent
+from nosbench_env.comparison.pareto import pareto_front
 from nosbench_env.comparison.runs import Axis
+from nosbench_env.costs import COSTS
+from nosbench_env.known_programs import KNOWN_PROGRAMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +27,11 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _UNITS = {"pfn": "nats", "toy": "nats"}  # of the losses of our tasks; another's have none that we know
+_COST_LABELS = {
+    "memory": "state per parameter (floats)",
+    "operations": "operations per parameter and step",
+    "instructions": "instructions, simplified",
+}
 _FIRST_SHARE = 0.1  # of the axis, in which curves may leave the picture at its top: all start high
 
 
@@ -89,14 +98,67 @@ def draw_losses(comparison: Comparison) -> bytes:
     return _png(figure)
 
 
+def draw_trade_offs(comparison: Comparison) -> bytes:
+    """Draws the fronts of all methods, loss against each cost, as a PNG file's content.
+
+    Lines are the lowest loss of what costs no more; marks away from them are cheaper in another cost.
+    """
+    found, reference = comparison.trade_offs, comparison.reference
+    assert found is not None
+    columns = 1 if len(comparison.methods) < 4 else 2
+    labels = [_wrapped(method.label, 43) for method in comparison.methods]
+    legend_lines = sum(label.count("\n") + 1 for label in labels) / columns + 1
+    figure, panels = _panels(3.3 * max(2, len(found.costs)), 3.2 + 0.2 * legend_lines, len(found.costs))
+    for column, (cost, panel) in enumerate(zip(found.costs, panels, strict=True), start=1):
+        costs = [one.point[column] for front in found.fronts for one in front]
+        if reference is not None and reference.loss is not None:
+            costs.append(COSTS[cost](KNOWN_PROGRAMS[reference.name]))
+            label = f"{reference.name}, for reference" if column == 1 else None
+            panel.plot(costs[-1], reference.loss, "*", color="gray", markersize=11, label=label)
+        end = max(costs, default=0.0) + 0.5
+        for place, front in enumerate(found.fronts):
+            points = np.array([(one.point[column], one.point[0]) for one in front]).reshape(len(front), 2)
+            best = points[pareto_front(points)]
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            panel.step(
+                [*best[:, 0], *([end] if len(best) else [])],
+                [*best[:, 1], *best[-1:, 1]],
+                where="post",
+                color=colour,
+                linestyle=_DASHES[place % len(_DASHES)],
+                linewidth=1.8,
+                marker=marker,
+                markersize=5,
+                markevery=range(len(best)),
+                label=labels[place] if column == 1 else None,
+            )
+            panel.plot(*points.T, marker, color=colour, markersize=5, alpha=0.3, markeredgewidth=0)
+        panel.set(xlabel=_COST_LABELS[cost], xlim=(-0.03 * end, end))
+        panel.locator_params(axis="x", integer=True)
+    losses = [found.ideal[0], found.reference[0]]
+    if reference is not None and reference.loss is not None:
+        losses.append(reference.loss)
+    margin = 0.04 * (max(losses) - min(losses))
+    panels[0].set(ylabel=_loss_label(comparison, "loss"), ylim=(min(losses) - margin, max(losses) + margin))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    return _png(figure)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, (panel,) = _panels(width, height, 1)
+    return figure, panel
+
+
+def _panels(width: float, height: float, count: int) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side, with the same heights."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panel = figure.subplots()
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-    return figure, panel
+    panels: Sequence[Axes] = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _draw_reference(panel: Axes, comparison: Comparison, *, horizontal: bool) -> None:

@@ -9,7 +9,7 @@ from strategies import any_programs, programs
 
 from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer, canonical_form, make_task
 from nosbench_env.compiled.lowering import carried_slots
-from nosbench_env.costs import Costs, memory_slots, program_costs
+from nosbench_env.costs import COSTS, Costs, instructions, memory_slots, program_costs
 from nosbench_env.step_time import parameter_shapes, step_times
 
 SHAPE = (3, 2)
@@ -82,7 +82,9 @@ def test_slots_are_counted_once_each(program: Program) -> None:
 
 @given(programs())
 def test_simplification_changes_no_cost(program: Program) -> None:
-    assert program_costs(program.simplified()) == program_costs(program)
+    simple = program.simplified()
+    assert program_costs(simple) == program_costs(program)
+    assert all(cost(simple) == cost(program) for cost in COSTS.values())
 
 
 @given(programs())
@@ -90,7 +92,8 @@ def test_only_what_never_updates_is_for_nothing(program: Program) -> None:
     costs = program_costs(program)
     assert (costs.operations == 0) == (canonical_form(program).behaviour == "no-op")
     if costs.operations == 0:
-        assert costs == Costs(0, 0, 0, 0, 0, 0)
+        assert costs == Costs(0, 0, 0, 0, 0)
+        assert instructions(program) == 0
 
 
 @pytest.mark.parametrize(
