@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
-from nosbench_env.agents.agent import Agent
+from nosbench_env.agents.agent import Agent, ProgramAgent
 from nosbench_env.agents.policy import AgentPolicy
 from nosbench_env.agents.policy_gradient import PolicyGradient
 from nosbench_env.agents.ppo import PPOAgent
@@ -13,7 +14,7 @@ from nosbench_env.agents.regularized_evolution import RegularizedEvolution
 from nosbench_env.agents.search import Budget, HistoryEntry, RunError, SearchResult, search
 
 # How each search method is made: `AGENTS[name](space, seed)`. The first two by the paper's abbreviations.
-AGENTS: Mapping[str, Callable[..., Agent]] = MappingProxyType(
+AGENTS: Mapping[str, Callable[..., Agent[Any]]] = MappingProxyType(
     {
         "rs": RandomSearch,
         "re": RegularizedEvolution,
@@ -32,6 +33,7 @@ __all__ = [
     "HistoryEntry",
     "PPOAgent",
     "PolicyGradient",
+    "ProgramAgent",
     "RandomSearch",
     "RegularizedEvolution",
     "RunError",

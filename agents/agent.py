@@ -8,30 +8,31 @@ from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
+from nosbench_env.optimizer_config import AnyCandidate
 from nosbench_env.oracle import Evaluation
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 
 
-class Agent(Protocol):
-    """A search method. It holds no oracle: `search` asks it, evaluates, and tells it; so does `AgentPolicy`.
+class Agent(Protocol[AnyCandidate]):
+    """A search method. It holds no oracle: `search` asks it, evaluates, and tells it.
+
+    What it proposes are programs, or else optimizers of libraries: an `Agent[OptimizerConfig]`.
 
     An agent may also have `metrics() -> dict[str, float]`: figures of how it learns, by name, which `search` writes for
     TensorBoard whenever they change. They belong to its state.
 
     Attributes:
         name: Its short name, a key of `AGENTS`.
-        space: Where its programs come from.
     """
 
     name: str
-    space: SearchSpace
 
-    def ask(self, n: int = 1) -> list[Program]:
-        """Proposes `n` programs of the space. Several may be asked for before any is told."""
+    def ask(self, n: int = 1) -> list[AnyCandidate]:
+        """Proposes `n` programs. Several may be asked for before any is told."""
         ...
 
-    def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
+    def tell(self, programs: Sequence[AnyCandidate], evaluations: Sequence[Evaluation[AnyCandidate]]) -> None:
         """Reports the evaluations of asked programs, in any order and number; some may never be."""
         ...
 
@@ -46,6 +47,16 @@ class Agent(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Returns to a state of `state_dict` of an agent of equal configuration."""
         ...
+
+
+class ProgramAgent(Agent[Program], Protocol):
+    """A search method that proposes programs of a search space; `AgentPolicy` plays it through the env.
+
+    Attributes:
+        space: Where its programs come from.
+    """
+
+    space: SearchSpace
 
 
 def check_agent_seed(seed: int) -> int:

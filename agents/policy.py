@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from nosbench_env.agents.agent import Agent
+from nosbench_env.agents.agent import ProgramAgent
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
 
@@ -45,7 +45,7 @@ class AgentPolicy:
     'ok'
     """
 
-    def __init__(self, agent: Agent, encoding: Encoding | None = None) -> None:
+    def __init__(self, agent: ProgramAgent, encoding: Encoding | None = None) -> None:
         if encoding not in (None, "instruction", "token"):
             raise ValueError(f"encoding must be 'instruction', 'token' or None, got {encoding!r}")
         self.agent, self.encoding = agent, encoding
@@ -123,7 +123,7 @@ class AgentPolicy:
 class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Tells an agent of every program that the env evaluates."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], agent: Agent) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], agent: ProgramAgent) -> None:
         super().__init__(env)
         self._agent = agent
         self._process = os.getpid()
@@ -139,7 +139,7 @@ class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def _telling(envs: VecEnv, agent: Agent) -> VecEnv:
+def _telling(envs: VecEnv, agent: ProgramAgent) -> VecEnv:
     """A vector env that tells an agent of every program that is evaluated in it."""
     from stable_baselines3.common.vec_env import VecEnvWrapper
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn

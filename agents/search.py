@@ -9,15 +9,16 @@ import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import filelock
 
 from nosbench_env.agents.agent import Agent, check_number_asked
 from nosbench_env.agents.events import Events
+from nosbench_env.optimizer_config import AnyCandidate, Candidate, Evaluated, candidate_from_json
 from nosbench_env.oracle import Evaluation, Oracle, Source
 from nosbench_env.program import Program
 from nosbench_env.tasks import check_epochs, check_seed
@@ -63,14 +64,14 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Generic[Evaluated]):
     """One query of a run: a line of `history.jsonl`.
 
     Attributes:
         number: Counted from 1.
         batch: Queries asked for together share it; counted from 1.
         asked: How many were asked for together.
-        program: What was asked.
+        program: What was asked: a program or an `OptimizerConfig`.
         status: "ok", "nan" or "inf".
         loss: The loss; None if it is not finite.
         key: Key of the result in the store.
@@ -84,7 +85,7 @@ class HistoryEntry:
     number: int
     batch: int
     asked: int
-    program: Program
+    program: Evaluated
     status: Status
     loss: float | None
     key: str
@@ -96,16 +97,16 @@ class HistoryEntry:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"program": self.program.to_json()}
+        return {name: getattr(self, name) for name in _FIELDS} | {"program": self.program.to_json()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> HistoryEntry:
+    def from_json(cls, data: dict[str, Any]) -> HistoryEntry[Any]:
         """The inverse of `to_json`.
 
         Raises:
             ValueError, TypeError, KeyError: If a field is missing, unknown or of the wrong type.
         """
-        entry = cls(**(data | {"program": Program.from_json(data["program"])}))
+        entry: HistoryEntry[Candidate] = HistoryEntry(**(data | {"program": candidate_from_json(data["program"])}))
         for name, kinds in _FIELD_TYPES.items():
             if not isinstance(getattr(entry, name), kinds):
                 raise ValueError(f"{name} is {reprlib.repr(getattr(entry, name))}")
@@ -131,8 +132,11 @@ _FIELD_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
+_FIELDS = tuple(field.name for field in fields(HistoryEntry))
+
+
 @dataclass(slots=True)
-class SearchResult:
+class SearchResult(Generic[Evaluated]):
     """What a run has found and spent; also shown while it goes on.
 
     Attributes:
@@ -144,7 +148,7 @@ class SearchResult:
         reference: The evaluation of the reference program, if one was named.
     """
 
-    best: HistoryEntry | None = None
+    best: HistoryEntry[Evaluated] | None = None
     queries: int = 0
     distinct: int = 0
     trained: int = 0
@@ -156,7 +160,7 @@ class SearchResult:
         """Whether no query of the run had this key."""
         return key not in self._keys
 
-    def add(self, entry: HistoryEntry) -> None:
+    def add(self, entry: HistoryEntry[Any]) -> None:
         """Counts a query."""
         self.queries += 1
         self.distinct += entry.new
@@ -174,18 +178,18 @@ class SearchResult:
         )
 
 
-def whole_batches(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+def whole_batches(entries: Sequence[HistoryEntry[Evaluated]]) -> list[HistoryEntry[Evaluated]]:
     """The queries of a history without a last batch that was cut short."""
     last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
     cut_short = bool(last_batch) and len(last_batch) < last_batch[0].asked
     return list(entries[: len(entries) - cut_short * len(last_batch)])
 
 
-OnQuery = Callable[[HistoryEntry, SearchResult], None]
+OnQuery = Callable[[HistoryEntry[Any], SearchResult[Any]], None]
 
 
 def search(
-    agent: Agent,
+    agent: Agent[AnyCandidate],
     oracle: Oracle,
     budget: Budget,
     *,
@@ -196,7 +200,7 @@ def search(
     reference: Program | None = None,
     on_query: OnQuery | None = None,
     on_step: OnStep | None = None,
-) -> SearchResult:
+) -> SearchResult[AnyCandidate]:
     """Searches until the budget is spent.
 
     A run with a folder can be stopped at any moment, by Ctrl-C or otherwise; the same call continues it, with the same
@@ -238,7 +242,7 @@ def search(
     # The agent's own names stand beside these, as in the runs of old; where it has the same, both are kept.
     config |= {f"agent_{name}" if name in config else name: value for name, value in agent.config().items()}
     with _opened(Path(folder), config) if folder is not None else nullcontext() as run:
-        result = SearchResult()
+        result: SearchResult[AnyCandidate] = SearchResult()
         batch = 0
 
         def count(entries: Sequence[HistoryEntry]) -> None:
@@ -284,7 +288,7 @@ def search(
 
 
 def _entries(
-    result: SearchResult, batch: int, evaluations: Sequence[Evaluation], seconds: float, steps_per_epoch: int
+    result: SearchResult[Any], batch: int, evaluations: Sequence[Evaluation[Any]], seconds: float, steps_per_epoch: int
 ) -> list[HistoryEntry]:
     entries: list[HistoryEntry] = []
     cost = result.simulated_seconds
@@ -311,7 +315,9 @@ def _entries(
     return entries
 
 
-def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_seed: int) -> Iterator[list[HistoryEntry]]:
+def _catch_up(
+    agent: Agent[Any], oracle: Oracle, run: _Run, epochs: int, training_seed: int
+) -> Iterator[list[HistoryEntry]]:
     """Brings a fresh agent to where the run's history ends: loads its last saved state, replays the queries since.
 
     Yields the history batch by batch, each once the agent is told of it.
@@ -336,13 +342,13 @@ def _catch_up(agent: Agent, oracle: Oracle, run: _Run, epochs: int, training_see
         yield entries
 
 
-def _metrics(agent: Agent) -> dict[str, float]:
+def _metrics(agent: Agent[Any]) -> dict[str, float]:
     """The agent's figures; an agent need not have any."""
     found: dict[str, float] = getattr(agent, "metrics", dict)()
     return found
 
 
-def _told(entry: HistoryEntry, oracle: Oracle, epochs: int, training_seed: int) -> Evaluation:
+def _told(entry: HistoryEntry[Any], oracle: Oracle, epochs: int, training_seed: int) -> Evaluation:
     """The evaluation as the agent was told it, of which the history keeps all but the curve and the provenance."""
     loss = float(entry.status) if entry.loss is None else entry.loss
     return Evaluation(
@@ -437,19 +443,19 @@ class _Run:
             file.flush()
             os.fsync(file.fileno())
 
-    def note(self, entry: HistoryEntry, result: SearchResult) -> None:
+    def note(self, entry: HistoryEntry[Any], result: SearchResult[Any]) -> None:
         """Writes the events of a query, unless a run before this one has."""
         if entry.number > self._saved_at:
             with self._writing():
                 self._events.query(entry, result)
 
-    def note_agent(self, agent: Agent, queries: int) -> None:
+    def note_agent(self, agent: Agent[Any], queries: int) -> None:
         """Writes the agent's figures, if it has any."""
         if queries > self._saved_at:
             with self._writing():
                 self._events.agent(agent.name, _metrics(agent), queries)
 
-    def save_agent(self, agent: Agent, queries: int) -> None:
+    def save_agent(self, agent: Agent[Any], queries: int) -> None:
         """Saves the agent as it is after so many queries."""
         started = time.monotonic()
         with self._writing():
@@ -458,7 +464,7 @@ class _Run:
         self._saved = time.monotonic()
         self._saving = self._saved - started
 
-    def save_agent_now_and_then(self, agent: Agent, queries: int) -> None:
+    def save_agent_now_and_then(self, agent: Agent[Any], queries: int) -> None:
         """Saves the agent if that was long enough ago; replaying is the price of saving less often."""
         if time.monotonic() - self._saved > max(_SAVE_AGENT_EVERY_S, self._saving / _SAVING_SHARE):
             self.save_agent(agent, queries)
@@ -468,17 +474,17 @@ class _Run:
         with self._writing():
             self._events.close()
 
-    def save_best(self, entry: HistoryEntry) -> None:
+    def save_best(self, entry: HistoryEntry[Any]) -> None:
         """Writes the best program so far as text that `nosbench evaluate` reads."""
         self._replace(self.folder / "best.txt", f"# query {entry.number}, loss {entry.loss}\n{entry.program}\n")
 
-    def load_agent(self, agent: Agent) -> int:
+    def load_agent(self, agent: Agent[Any]) -> int:
         """Loads the saved state into the agent; returns after how many queries it was."""
         self._saved_at = self._load_agent(agent)
         self._events = Events(self.folder, self._saved_at, _metrics(agent))
         return self._saved_at
 
-    def _load_agent(self, agent: Agent) -> int:
+    def _load_agent(self, agent: Agent[Any]) -> int:
         if not self._agent.exists():
             return 0
         fresh = agent.state_dict()

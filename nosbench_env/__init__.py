@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import register
 
 if TYPE_CHECKING:
+    from nosbench_env.baselines import BASELINES as BASELINES
+    from nosbench_env.baselines import Baseline as Baseline
     from nosbench_env.canonical import CanonicalForm as CanonicalForm
     from nosbench_env.canonical import canonical_form as canonical_form
     from nosbench_env.edit_env import NOSBenchEditEnv as NOSBenchEditEnv
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nosbench_env.known_programs import KNOWN_PROGRAMS as KNOWN_PROGRAMS
     from nosbench_env.notation import pseudocode as pseudocode
     from nosbench_env.optimizer import ProgramOptimizer as ProgramOptimizer
+    from nosbench_env.optimizer_config import OptimizerConfig as OptimizerConfig
     from nosbench_env.oracle import Evaluation as Evaluation
     from nosbench_env.oracle import Oracle as Oracle
     from nosbench_env.probes import Probe as Probe
@@ -50,6 +53,9 @@ _PUBLIC = {
     "SearchSpace": "nosbench_env.search_space",
     "Draft": "nosbench_env.grammar",
     "ProgramOptimizer": "nosbench_env.optimizer",
+    "OptimizerConfig": "nosbench_env.optimizer_config",
+    "BASELINES": "nosbench_env.baselines",
+    "Baseline": "nosbench_env.baselines",
     "simplify": "nosbench_env.simplification",
     "pseudocode": "nosbench_env.notation",
     "CanonicalForm": "nosbench_env.canonical",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
-from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.known_programs import KNOWN_PROGRAMS
 
 if TYPE_CHECKING:
     from nosbench_env.identity import Identity
     from nosbench_env.oracle import Oracle
 
 EXIT_WRONG, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
-_MAX_FILE = 1 << 20  # bytes of a program file
 
 ProgramArgument = Annotated[
     str,
@@ -88,32 +84,6 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"\n{message()}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def read_program(argument: str) -> Program:
-    """A known program by its name (in any case), else one in a file, else one as text."""
-    if (name := known_name(argument)) is not None:
-        return KNOWN_PROGRAMS[name]
-    if "=" in argument and not os.path.exists(argument):
-        return Program.parse(argument)
-    try:
-        with open(argument, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidProgram(
-            f"{argument!r} is no known program ({', '.join(KNOWN_PROGRAMS)}), "
-            f"no program text such as 'r9 = mul(grad, 0.01)', and no file that can be read ({reason})"
-        ) from None
-    if len(data) > _MAX_FILE:
-        raise InvalidProgram(f"{argument}: a program file has at most {_MAX_FILE:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")  # with or without a byte order mark
-        return Program.from_json(json.loads(text)) if text.lstrip().startswith(("[", "{")) else Program.parse(text)
-    except UnicodeDecodeError:
-        raise InvalidProgram(f"{argument} is no text in UTF-8; save it as that") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidProgram(f"{argument}: {error}") from None
 
 
 def make_oracle(

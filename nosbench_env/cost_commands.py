@@ -16,8 +16,8 @@ from nosbench_env.command_line import (
     TaskOption,
     aligned,
     interruptible,
-    read_program,
 )
+from nosbench_env.program_argument import read_program
 
 if TYPE_CHECKING:
     from nosbench_env.costs import Costs

@@ -10,29 +10,32 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import torch
 
 from nosbench_env.canonical import canonical_form
 from nosbench_env.identity import Identity, check_identity, identify
+from nosbench_env.optimizer_config import AnyCandidate, Candidate, Evaluated, OptimizerConfig
 from nosbench_env.program import Program
 from nosbench_env.shipped_results import ShippedResults
 from nosbench_env.store import Leases, Record, ResultStore, StoreError
 from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs, check_seed, check_task_name, make_task
+from nosbench_env.tasks.candidates import train_candidates
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
+from nosbench_env.tuned_program import TunedProgram
 
 Source = Literal["trained", "store", "shipped", "probe"]
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What the oracle says about a program.
+class Evaluation(Generic[Evaluated]):
+    """What the oracle says about a program, or about an optimizer of a library.
 
     Attributes:
-        program: The program as asked.
+        program: The program, tuned program or `OptimizerConfig`, as asked.
         task: Name of the task.
         epochs: Length of the training asked for.
         seed: Seed of the training; 0 is the paper's.
@@ -51,7 +54,7 @@ class Evaluation:
             known.
     """
 
-    program: Program
+    program: Evaluated
     task: str
     epochs: int
     seed: int
@@ -183,33 +186,49 @@ class Oracle:
 
     def query(
         self,
-        program: Program,
+        program: AnyCandidate,
         epochs: int | None = None,
         seed: int = 0,
         *,
         on_step: OnStep | None = None,
         last_epoch_only: bool = False,
-    ) -> Evaluation:
-        """Evaluates one program; see `query_many`."""
+    ) -> Evaluation[AnyCandidate]:
+        """Evaluates one program or `OptimizerConfig`; see `query_many`."""
         return self.query_many([program], epochs, seed, on_step=on_step, last_epoch_only=last_epoch_only)[0]
+
+    def look_up(
+        self, program: AnyCandidate, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> Evaluation[AnyCandidate] | None:
+        """The evaluation, if it takes no training; None if it would. It does not count as a query.
+
+        Raises:
+            TypeError, ValueError, StoreError: As `query_many` does.
+        """
+        epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
+        key, status = self._key(program, epochs, seed)
+        if status != "ok":
+            return self._diverged(program, epochs, seed, key, status)
+        key, record, source = self._find(program, key, epochs, last_epoch_only)
+        return None if record is None else self._evaluation(program, epochs, seed, key, record, source)
 
     def query_many(
         self,
-        programs: Sequence[Program],
+        programs: Sequence[AnyCandidate],
         epochs: int | None = None,
         seed: int = 0,
         *,
         on_step: OnStep | None = None,
-        on_trained: Callable[[Program, Curve], None] | None = None,
+        on_trained: Callable[[AnyCandidate, Curve], None] | None = None,
         last_epoch_only: bool = False,
-    ) -> list[Evaluation]:
+    ) -> list[Evaluation[AnyCandidate]]:
         """Evaluates programs, training each distinct unknown one once.
 
         A training answers queries for fewer epochs too; a query for more trains from the start. The first result
         stored for an epoch stays, so asking again gives the same answer. Each result is stored as soon as it is known.
 
         Args:
-            programs: What to evaluate.
+            programs: What to evaluate: programs, tuned ones (`TunedProgram`), and optimizers of libraries
+                (`OptimizerConfig`).
             epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
             seed: Seed of the training.
             on_step: Called after each training step; for trainings in worker processes only some times a second.
@@ -221,30 +240,27 @@ class Oracle:
             An evaluation for each program, in order. Diverged programs are results, not errors.
 
         Raises:
-            TypeError: If something is not a `Program`.
-            ValueError: If `epochs` or `seed` is out of range.
+            TypeError: If something is none of these.
+            ValueError: If `epochs` or `seed` is out of range, or a library has not the optimizer or refuses its
+                hyperparameters.
             StoreError: If the store can't be read or written; before any training, if it can only be read and does not
                 know all programs.
             WorkerError: If worker processes died or hung, each twice with the same program, or an exception ended a
                 training there. The results of all other programs are stored.
         """
         epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        identities = [identify(program, self.identity, self.task) for program in programs]
-        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        keys = [f"{prefix}/{value}" for value, _ in identities]
+        identified = [self._key(program, epochs, seed) for program in programs]
+        keys = [key for key, _ in identified]
 
         records: dict[str, Record] = {}
         sources: dict[str, Source] = {}
-        unknown: dict[str, Program] = {}
+        unknown: dict[str, AnyCandidate] = {}
         first_asked: set[str] = set()  # those trained here whose turn has not come
-        for place, (program, (_, status)) in enumerate(zip(programs, identities, strict=True)):
-            key = keys[place]
+        for place, (program, (key, status)) in enumerate(zip(programs, identified, strict=True)):
             if status != "ok" or key in records or key in unknown:
                 continue
-            record, source = self._look_up(key, epochs, last_epoch_only)
-            if record is None and (other := self._stored_under(program, key)) is not None:
-                keys[place] = key = other
-                record, source = self._look_up(key, epochs, last_epoch_only)
+            keys[place], record, source = self._find(program, key, epochs, last_epoch_only)
+            key = keys[place]
             if record is not None:
                 records[key], sources[key] = record, source
             else:
@@ -254,14 +270,11 @@ class Oracle:
             records |= found
 
         evaluations = []
-        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
+        for program, key, (_, status) in zip(programs, keys, identified, strict=True):
             self.statistics.queries += 1
             if status != "ok":
                 self.statistics.diverged += 1
-                loss = float(status)
-                evaluations.append(
-                    Evaluation(program, self.task.name, epochs, seed, loss, status, (), key, True, "probe")
-                )
+                evaluations.append(self._diverged(program, epochs, seed, key, status))
                 continue
             trained = key in first_asked
             first_asked.discard(key)
@@ -277,23 +290,46 @@ class Oracle:
             return record, "store"
         return self._shipped_results.get(key, epochs, last_epoch_only), "shipped"
 
-    def _stored_under(self, program: Program, key: str) -> str | None:
+    def _find(
+        self, program: Candidate, key: str, epochs: int, last_epoch_only: bool
+    ) -> tuple[str, Record | None, Source]:
+        """The known result of a program, which may be there under another key than its own."""
+        record, source = self._look_up(key, epochs, last_epoch_only)
+        if record is None and (other := self._stored_under(program, key)) is not None:
+            return other, *self._look_up(other, epochs, last_epoch_only)
+        return key, record, source
+
+    def _key(self, program: Candidate, epochs: int, seed: int) -> tuple[str, Status]:
+        """The key of a candidate's result, and how its training is known to end."""
+        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
+        if isinstance(program, (OptimizerConfig, TunedProgram)):
+            return f"{prefix}/{program.identity(epochs)}", "ok"
+        value, status = identify(program, self.identity, self.task)
+        return f"{prefix}/{value}", status
+
+    def _diverged(
+        self, program: AnyCandidate, epochs: int, seed: int, key: str, status: Status
+    ) -> Evaluation[AnyCandidate]:
+        """The evaluation of a program that diverges on the probe."""
+        return Evaluation(program, self.task.name, epochs, seed, float(status), status, (), key, True, "probe")
+
+    def _stored_under(self, program: Candidate, key: str) -> str | None:
         """The other key under which a program of the same canonical form was stored, if one was.
 
         It is another than the program's own if that fingerprint was taken where numbers round differently.
         """
-        if self.identity != "fingerprint":
+        if self.identity != "fingerprint" or not isinstance(program, Program):
             return None
         stored = self.store.resolve(_alias(str(canonical_form(program)), key))
         return None if stored == key else stored
 
     def _train(
         self,
-        unknown: Mapping[str, Program],
+        unknown: Mapping[str, AnyCandidate],
         epochs: int,
         seed: int,
         on_step: OnStep | None,
-        on_trained: Callable[[Program, Curve], None] | None,
+        on_trained: Callable[[AnyCandidate, Curve], None] | None,
         last_epoch_only: bool,
     ) -> tuple[dict[str, Record], set[str]]:
         """Trains each program that nobody else trains, and waits for the results of the others.
@@ -335,11 +371,11 @@ class Oracle:
 
     def _train_leased(
         self,
-        unknown: Mapping[str, Program],
+        unknown: Mapping[str, AnyCandidate],
         epochs: int,
         seed: int,
         on_step: OnStep | None,
-        on_trained: Callable[[Program, Curve], None] | None,
+        on_trained: Callable[[AnyCandidate, Curve], None] | None,
         last_epoch_only: bool,
         leases: Leases,
     ) -> dict[str, Record]:
@@ -349,20 +385,23 @@ class Oracle:
         provenance = _provenance(self.task)
 
         def store_curve(index: int, curve: Curve, seconds: float) -> None:
-            form = str(canonical_form(programs[index]))
-            made = provenance | {
-                "program": programs[index].to_json(),
-                "canonical": form,
+            program, aliases = programs[index], []
+            made = provenance | {"program": program.to_json()}
+            if isinstance(program, Program):
+                form = made["canonical"] = str(canonical_form(program))
+                aliases += [_alias(form, keys[index])] * (self.identity == "fingerprint")
+            elif isinstance(program, OptimizerConfig):
+                made["library"] = program.library_version
+            made |= {
                 "seconds": round(seconds, 3),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
-            aliases = [_alias(form, keys[index])] if self.identity == "fingerprint" else []
             self.store.add(keys[index], record, aliases, leases=leases)
             # Another process may have been first; then its result is the one that stays.
             records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
             if on_trained is not None:
-                on_trained(programs[index], curve)
+                on_trained(program, curve)
 
         if self._pool is not None and self._pool.workers > 1 and len(programs) > 1 and self.task.device == "cpu":
             self._pool.train(
@@ -377,14 +416,14 @@ class Oracle:
             store_curve(index, curve, seconds)
             started = time.perf_counter()
 
-        self.task.train_programs(
-            programs, epochs, seed, on_step=on_step, on_curve=store_next, last_epoch_only=last_epoch_only
+        train_candidates(
+            self.task, programs, epochs, seed, on_step=on_step, on_curve=store_next, last_epoch_only=last_epoch_only
         )
         return records
 
     def _evaluation(
-        self, program: Program, epochs: int, seed: int, key: str, record: Record, source: Source
-    ) -> Evaluation:
+        self, program: AnyCandidate, epochs: int, seed: int, key: str, record: Record, source: Source
+    ) -> Evaluation[AnyCandidate]:
         loss = record.epoch_means[-1]
         return Evaluation(
             program=program,

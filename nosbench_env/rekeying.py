@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.optimizer_config import candidate_from_json
 from nosbench_env.program import Program
 from nosbench_env.result_key import ResultKey
 from nosbench_env.store import Record, ResultStore, StoredRun
@@ -24,7 +25,7 @@ class Rekeying:
 
     Attributes:
         records: Results in the store before.
-        current: Results that had a key of the new method already.
+        current: Results that had a key of the new method already, or are not of programs.
         added: Results added under a new key.
         there: Results that had been added under their new key before.
         diverged: Results of programs that diverge under the new method, which are never stored there.
@@ -96,9 +97,12 @@ def _rekeyed(
         if old.method == method_of(old.task):
             report.current += 1
             return None
-        program = Program.from_json(run.record.provenance.get("program"))
+        program = candidate_from_json(run.record.provenance.get("program"))
     except ValueError:
         report.unknown += 1
+        return None
+    if not isinstance(program, Program):  # it has one key, whatever tells programs apart
+        report.current += 1
         return None
     identity = identity_of(program, old.task)
     if identity is None:

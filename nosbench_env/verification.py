@@ -10,11 +10,13 @@ from typing import Literal
 
 from nosbench_env.agreement import difference, mean
 from nosbench_env.compiled.lowering import lower
+from nosbench_env.optimizer_config import Candidate, candidate_from_json
 from nosbench_env.program import Program
 from nosbench_env.result_key import ResultKey, Selection
 from nosbench_env.store import Record, ResultStore, StoredRun
 from nosbench_env.store_survey import NOISE
 from nosbench_env.tasks import make_task
+from nosbench_env.tasks.candidates import train_candidates
 from nosbench_env.tasks.task import Curve, OnStep, Task
 from nosbench_env.tasks.training import resolve_device
 
@@ -33,7 +35,7 @@ class Comparison:
 
     Attributes:
         run: The result.
-        program: The program trained.
+        program: The program, or optimizer of a library, trained.
         again: The result of the second training.
         difference: How much the means differ in the epoch that is the farthest beyond its tolerance, or the nearest to
             it; infinite if only one of the two is finite.
@@ -44,7 +46,7 @@ class Comparison:
     """
 
     run: StoredRun
-    program: Program
+    program: Candidate
     again: Record
     difference: float
     tolerance: float
@@ -102,7 +104,7 @@ def verify(
     identity_like: IdentityLike | None = None,
     on_step: OnStep | None = None,
 ) -> None:
-    """Trains each result's program again, as long and from the same seed, and compares.
+    """Trains each result's program, or optimizer, again, as long and from the same seed, and compares.
 
     By default losses of gradient-free programs and of the first ten steps may differ by 1e-6, and others by 0.15, which
     is what rounding makes of them; both relative to the loss where it is greater than 1.
@@ -122,7 +124,7 @@ def verify(
         raise ValueError(f"the tolerance must be a number from 0 on, got {tolerance}")
     device = resolve_device(device)
     tasks: dict[tuple[str, str], Task] = {}
-    groups: dict[tuple[ResultKey, int, bool], list[tuple[StoredRun, Program]]] = {}
+    groups: dict[tuple[ResultKey, int, bool], list[tuple[StoredRun, Candidate]]] = {}
     for run in runs:
         try:
             key, program = _training(run, tasks, device)
@@ -139,13 +141,14 @@ def verify(
         def compare(
             index: int,
             curve: Curve,
-            members: list[tuple[StoredRun, Program]] = members,
+            members: list[tuple[StoredRun, Candidate]] = members,
             steps_per_epoch: int = task.steps_per_epoch,
         ) -> None:
             run, program = members[index]
             on_verified(_compare(run, program, curve, steps_per_epoch, tolerance, identity_like))
 
-        task.train_programs(
+        train_candidates(
+            task,
             [program for _, program in members],
             epochs,
             key.seed,
@@ -155,11 +158,11 @@ def verify(
         )
 
 
-def _training(run: StoredRun, tasks: dict[tuple[str, str], Task], device: str) -> tuple[ResultKey, Program]:
+def _training(run: StoredRun, tasks: dict[tuple[str, str], Task], device: str) -> tuple[ResultKey, Candidate]:
     """What was trained. Raises ValueError, saying why, if it can't be trained again here."""
     if "program" not in run.record.provenance:
         raise ValueError("it does not say which program was trained")
-    program = Program.from_json(run.record.provenance["program"])
+    program = candidate_from_json(run.record.provenance["program"])
     key = ResultKey.parse(run.key)
     if (name := (key.task, key.arithmetic)) not in tasks:
         tasks[name] = make_task(key.task, device, key.arithmetic)
@@ -170,7 +173,7 @@ def _training(run: StoredRun, tasks: dict[tuple[str, str], Task], device: str) -
 
 def _compare(
     run: StoredRun,
-    program: Program,
+    program: Candidate,
     curve: Curve,
     steps_per_epoch: int,
     tolerance: float | None,
@@ -178,7 +181,8 @@ def _compare(
 ) -> Comparison:
     record = run.record
     again = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, {}, curve.first_epoch)
-    exact_epochs = math.inf if not lower(program).reads_gradient else _SHORT // steps_per_epoch
+    reads_gradient = not isinstance(program, Program) or lower(program).reads_gradient
+    exact_epochs = _SHORT // steps_per_epoch if reads_gradient else math.inf
     differences = []
     for epoch in range(max(record.first_epoch, again.first_epoch), record.first_epoch + len(record.epoch_means)):
         stored = mean(record, epoch)
@@ -194,12 +198,14 @@ def _compare(
         difference=worst,
         tolerance=allowed,
         within=worst <= allowed,
-        identity=_identity(run, program, identity_like),
+        identity=_identity(run, program, record.first_epoch + len(record.epoch_means), identity_like),
     )
 
 
-def _identity(run: StoredRun, program: Program, identity_like: IdentityLike | None) -> IdentityFound:
+def _identity(run: StoredRun, program: Candidate, epochs: int, identity_like: IdentityLike | None) -> IdentityFound:
     key = ResultKey.parse(run.key)
+    if not isinstance(program, Program):
+        return "same" if program.identity(epochs) == key.identity else "other"
     found = None if identity_like is None else identity_like(program, key)
     if found is None:
         return "not compared"

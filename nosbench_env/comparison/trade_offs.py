@@ -204,9 +204,10 @@ def _finite(method: Method, run: Run, axis: Axis, budget: float, costs: Sequence
     """The distinct programs of a run that had a finite loss within the budget."""
     found: dict[Program, Found] = {}
     for entry in read_history(run)[: run.queries_within(axis, budget)]:
-        if entry.loss is not None and entry.program not in found:
-            paid = (float(COSTS[name](entry.program)) for name in costs)
-            found[entry.program] = Found(method.label, run, entry, (float(entry.loss), *paid))
+        program = entry.program
+        if isinstance(program, Program) and entry.loss is not None and program not in found:
+            paid = (float(COSTS[name](program)) for name in costs)
+            found[program] = Found(method.label, run, entry, (float(entry.loss), *paid))
     return list(found.values())
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nosbench_env.program import Program
+from nosbench_env.optimizer_config import candidate_from_json
 from nosbench_env.tasks import make_task
 
 if TYPE_CHECKING:
@@ -65,17 +65,23 @@ def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
             step = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
             reply({"index": request["index"]} | step)
 
+    from nosbench_env.tasks.candidates import train_candidates
+
     started = time.perf_counter()
+    curves: list[Curve] = []
     try:
-        curve: Curve = task.train_programs(
-            [Program.from_json(request["program"])],
+        train_candidates(
+            task,
+            [candidate_from_json(request["program"])],
             request["epochs"],
             request["seed"],
             on_step=on_step,
+            on_curve=lambda _, curve: curves.append(curve),
             last_epoch_only=request["last_epoch_only"],
-        )[0]
+        )
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
+    (curve,) = curves
     return {
         "step_losses": curve.step_losses.tolist(),
         "stopped_at": curve.stopped_at,

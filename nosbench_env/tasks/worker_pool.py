@@ -20,7 +20,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from nosbench_env.program import Program
+from nosbench_env.optimizer_config import Candidate
 from nosbench_env.tasks import check_task_name
 from nosbench_env.tasks.task import Curve, OnStep, Progress
 
@@ -73,7 +73,7 @@ class WorkerPool:
 
     def train(
         self,
-        programs: Sequence[Program],
+        programs: Sequence[Candidate],
         epochs: int,
         seed: int,
         *,
@@ -81,7 +81,7 @@ class WorkerPool:
         on_step: OnStep | None = None,
         on_result: OnResult | None = None,
     ) -> None:
-        """Trains once with each program, as `Task.train_programs` does, to the same results.
+        """Trains once with each program or optimizer, as `train_candidates` does, to the same results.
 
         A program whose worker dies or hangs is tried once more. If that fails too, the others are trained first, and
         then the error is raised. An exception, also one of Ctrl-C, ends the trainings in progress.
@@ -377,7 +377,7 @@ def _how_it_ended(code: int | None) -> str:
     return f"it was ended by {name}" + (", as the system does when memory is short" if name == "SIGKILL" else "")
 
 
-def _report(programs: Sequence[Program], failures: Mapping[int, str]) -> str:
+def _report(programs: Sequence[Candidate], failures: Mapping[int, str]) -> str:
     named = "\n\n".join(
         f"{programs[index] or '# the empty program'}\n-> {reason}" for index, reason in sorted(failures.items())
     )
