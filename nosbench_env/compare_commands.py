@@ -81,7 +81,7 @@ def compare(
         from nosbench_env.comparison import group_runs, read_run
         from nosbench_env.comparison.reference import look_up
         from nosbench_env.comparison.report import write_report
-        from nosbench_env.studies.cache_plots import check_matplotlib
+        from nosbench_env.drawing import check_matplotlib
 
         if plots:
             check_matplotlib()
