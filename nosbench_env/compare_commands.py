@@ -106,7 +106,7 @@ def compare(
         from nosbench_env.comparison.reference import look_up
         from nosbench_env.comparison.report import write_report
         from nosbench_env.comparison.trade_offs import USUAL_COSTS
-        from nosbench_env.studies.cache_plots import check_matplotlib
+        from nosbench_env.drawing import check_matplotlib
 
         if not pareto and (cost or reference_point is not None):
             raise ValueError("--cost and --reference-point are for --pareto: add it, or leave them out")

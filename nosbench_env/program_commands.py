@@ -348,7 +348,7 @@ def _looking(
 ) -> Iterator[_Look]:
     """What all these commands begin with, and end with."""
     with interruptible(lambda: "Stopped; trainings that were finished are kept. To go on, run the same command again."):
-        from nosbench_env.studies.cache_plots import check_matplotlib
+        from nosbench_env.drawing import check_matplotlib
 
         if plots:
             check_matplotlib()

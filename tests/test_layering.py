@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom to the top; modules on one line may import each other.
 LAYERS = [
-    {"functions"},
+    {"functions", "drawing"},
     {"program"},
     {"grammar"},
     {"known_programs", "search_space"},
@@ -49,7 +49,8 @@ LAYERS = [
     {"wrappers"},
     {"rllib"},
     {"agents"},
-    {"doctor", "studies", "studies.identities", "studies.search_runs", "studies.trainings", "studies.cache_plots"},
+    {"doctor", "studies", "studies.identities", "studies.processes", "studies.trainings", "studies.cache_plots"},
+    {"studies.search_runs", "studies.study_folder"},
     {"studies.cache_growth", "studies.cache_errors"},
     {"studies.cache"},
     {"comparison.statistics", "comparison.reference", "comparison.pareto"},
