@@ -82,7 +82,7 @@ RUN_FIELDS: Mapping[str, str] = {
     "queries": "Queries within the budget.",
     "loss": "Lowest loss within the budget; nothing if none was finite.",
     "found_at": "Number of the query that had it first.",
-    "program": "The program that had it, as `Program.parse` reads it.",
+    "program": "The program that had it, as `Program.parse` reads it; or the optimizer of a library.",
 }
 PAIR_FIELDS: Mapping[str, str] = {
     "a": "Name of the one method.",
@@ -270,6 +270,7 @@ def compare(
     reference = find_reference(conditions) if find_reference is not None else None
     losses = [np.array([_loss(run.best_within(axis, budget)) for run in method.runs]) for method in methods]
     pairs = pair_tests(losses, seed)
+    found = trade_offs(methods, axis, budget, costs, reference_point, seed) if costs else None
     return Comparison(
         methods=tuple(methods),
         conditions=conditions,
@@ -282,12 +283,13 @@ def compare(
         pairs=tuple(pairs),
         curves={name: tuple(anytime_curve(method.runs, name, seed) for method in methods) for name in AXES},
         reference=reference,
-        trade_offs=trade_offs(methods, axis, budget, costs, reference_point, seed) if costs else None,
+        trade_offs=found,
         notes=(
             *(f"These runs are not comparable: {difference}." for difference in differences),
             *_notes_on_lengths(methods, axis, budget),
             *_notes_on_numbers(methods, losses, pairs),
             *_notes_on_reference(reference),
+            *(_notes_on_trade_offs(found) if found is not None else ()),
         ),
     )
 
@@ -360,7 +362,7 @@ def _run_row(method: Method, run: Run, axis: Axis, budget: float) -> dict[str, A
         "queries": run.queries_within(axis, budget),
         "loss": None if best is None else best.loss,
         "found_at": None if best is None else best.number,
-        "program": None if best is None else "; ".join(map(str, best.program)),
+        "program": None if best is None else "; ".join(str(best.program).splitlines()),
     }
 
 
@@ -406,6 +408,11 @@ def _notes_on_numbers(methods: Sequence[Method], losses: Sequence[Floats], pairs
 def _notes_on_reference(reference: Reference | None) -> Iterator[str]:
     if reference is not None and reference.loss is None:
         yield f"No line for {reference.name}: {shown(reference.why_not, 300)}."
+
+
+def _notes_on_trade_offs(found: TradeOffs) -> Iterator[str]:
+    for method in found.without_costs:
+        yield f"{method} found optimizers that are no programs, whose costs are not known: they are on no front."
 
 
 def _finite(data: Any) -> Any:

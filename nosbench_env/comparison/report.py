@@ -24,6 +24,7 @@ from nosbench_env.comparison.pictures import draw_curves, draw_losses, draw_trad
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.notation import pseudocode
+from nosbench_env.program import Program
 
 _TEMPLATE = "report.html.jinja"
 
@@ -107,22 +108,22 @@ def point_text(names: Sequence[str], point: Sequence[float]) -> str:
 
 def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
     """What the report shows of a method's best programs."""
-    found = []
+    found: list[dict[str, Any]] = []
     for run, entry in comparison.best_programs(method):
+        found.append({"loss": entry.loss, "seed": run.seed, "number": entry.number})
+        if not isinstance(entry.program, Program):
+            found[-1] |= {"optimizer": str(entry.program), "behaviour": "no program"}
+            continue
         form = canonical_form(entry.program)
-        found.append(
-            {
-                "loss": entry.loss,
-                "seed": run.seed,
-                "number": entry.number,
-                "program": str(entry.program),
-                "length": len(entry.program),
-                "simplified": str(entry.program.simplified()),
-                "pseudocode": pseudocode(entry.program),
-                "behaviour": form.behaviour,
-                "form": str(form),
-            }
-        )
+        found[-1] |= {
+            "optimizer": "",
+            "program": str(entry.program),
+            "length": len(entry.program),
+            "simplified": str(entry.program.simplified()),
+            "pseudocode": pseudocode(entry.program),
+            "behaviour": form.behaviour,
+            "form": str(form),
+        }
     return found
 
 

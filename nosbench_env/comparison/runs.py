@@ -133,7 +133,7 @@ def read_run(folder: Path | str) -> Run:
     )
 
 
-def read_history(run: Run) -> list[HistoryEntry]:
+def read_history(run: Run) -> list[HistoryEntry[Any]]:
     """All queries of a run, read once more: those that it had when it was read, though the search has gone on.
 
     Raises:

@@ -79,6 +79,7 @@ class TradeOffs:
 
     Attributes:
         costs: Names of the costs; see `COSTS`.
+        without_costs: Names of methods that found optimizers which are no programs; those are on no front.
         fronts: Each method's front, of all its runs together, by rising loss.
         common: The front of all of them.
         ideal: The best value of each objective on the common front.
@@ -87,6 +88,7 @@ class TradeOffs:
     """
 
     costs: tuple[str, ...]
+    without_costs: tuple[str, ...]
     fronts: tuple[tuple[Found, ...], ...]
     common: tuple[Found, ...]
     ideal: tuple[float, ...]
@@ -128,8 +130,8 @@ def trade_offs(
     A run's front are the programs with a finite loss than which no other of its programs is better in one objective
     and nowhere worse. Its hypervolume is the part of the box between an ideal and a reference point that lies behind
     them, as a share. The box is one for all methods: from the best to a tenth beyond the worst value that an objective
-    has on the common front of all runs, unless the reference point is given. It depends on the runs, so
-    hypervolumes of different comparisons are comparable for a given point alone.
+    has on the common front of all runs, unless the reference point is given. So it depends on the runs: shares of two
+    comparisons can't be compared. Volumes, which are the share times the box, can, if the reference point is the same.
 
     Args:
         methods: The methods.
@@ -144,7 +146,16 @@ def trade_offs(
         RunError: If a history can't be read again.
     """
     costs, given = _check_costs(costs), _check_reference(reference, costs)
-    of_runs = [[_front(_finite(method, run, axis, budget, costs)) for run in method.runs] for method in methods]
+    without_costs: dict[str, None] = {}
+    of_runs: list[list[tuple[Found, ...]]] = []
+    for method in methods:
+        of_runs.append([])
+        for run in method.runs:
+            entries = _distinct(run, axis, budget)
+            programs = [entry for entry in entries if isinstance(entry.program, Program)]
+            of_runs[-1].append(_front(_found(method, run, entry, costs) for entry in programs))
+            if len(programs) < len(entries):
+                without_costs[method.label] = None
     fronts = [_front(found for front in runs for found in front) for runs in of_runs]
     common = _front(found for front in fronts for found in front)
     ideal, corner = _box(_points(common, 1 + len(costs)), given)
@@ -169,6 +180,7 @@ def trade_offs(
         table.append(row)
     return TradeOffs(
         costs=costs,
+        without_costs=tuple(without_costs),
         fronts=tuple(fronts),
         common=common,
         ideal=tuple(ideal.tolist()),
@@ -200,15 +212,19 @@ def _check_reference(reference: Sequence[float] | None, costs: Sequence[str]) ->
     return given
 
 
-def _finite(method: Method, run: Run, axis: Axis, budget: float, costs: Sequence[str]) -> list[Found]:
-    """The distinct programs of a run that had a finite loss within the budget."""
-    found: dict[Program, Found] = {}
+def _distinct(run: Run, axis: Axis, budget: float) -> list[HistoryEntry[Any]]:
+    """The first query of each program, or other optimizer, that had a finite loss within the budget."""
+    entries: dict[str, HistoryEntry[Any]] = {}
     for entry in read_history(run)[: run.queries_within(axis, budget)]:
-        program = entry.program
-        if isinstance(program, Program) and entry.loss is not None and program not in found:
-            paid = (float(COSTS[name](program)) for name in costs)
-            found[program] = Found(method.label, run, entry, (float(entry.loss), *paid))
-    return list(found.values())
+        if entry.loss is not None:
+            entries.setdefault(str(entry.program), entry)
+    return list(entries.values())
+
+
+def _found(method: Method, run: Run, entry: HistoryEntry, costs: Sequence[str]) -> Found:
+    paid = [float(COSTS[name](entry.program)) for name in costs]
+    assert entry.loss is not None
+    return Found(method.label, run, entry, (float(entry.loss), *paid))
 
 
 def _front(found: Iterable[Found]) -> tuple[Found, ...]:

@@ -104,6 +104,22 @@ def test_runs_without_a_finite_loss_have_no_front(tmp_path: Path) -> None:
     assert draw_trade_offs(comparison).startswith(b"\x89PNG")
 
 
+def test_optimizers_of_libraries_are_compared_but_on_no_front(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "hpo", [3.0, 0.125, 0.5], "hpo")
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for line in lines[1:]:
+        config = {"optimizer": "torch.optim.AdamW", "hyperparameters": {"lr": line["loss"]}, "schedule": "constant"}
+        line["program"] = config
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = compare([read_run(folder), read_run(write(tmp_path / "a", A))], costs=["memory"], budget=3)
+    assert [len(front) for front in comparison.trade_offs.fronts] == [1, 1]
+    assert comparison.trade_offs.without_costs == ("hpo",)
+    assert any("hpo found optimizers that are no programs" in note for note in comparison.notes)
+    assert comparison.runs[0]["program"] == "torch.optim.AdamW(lr=0.125)"
+    files = write_report(comparison, tmp_path / "out", plots=False)
+    assert "torch.optim.AdamW(lr=0.125)" in files[0].read_text()
+
+
 def test_without_costs_there_are_none(tmp_path: Path) -> None:
     comparison = compared(tmp_path, costs=())
     assert comparison.trade_offs is None
