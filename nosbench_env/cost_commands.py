@@ -84,10 +84,14 @@ def _text(costs: Costs, length: int, task: str, shapes: Sequence[Sequence[int]],
         )
         if count
     ]
-    reductions = f", {costs.reductions} of them reductions" if costs.reductions else ""
+    slow = "".join(
+        f", {count} of them {what}"
+        for count, what in ((costs.reductions, "reductions"), (costs.transcendentals, "transcendental"))
+        if count
+    )
     lines = [
         f"memory        {', '.join([per_parameter, *kept])}",
-        f"operations    {costs.operations} per parameter and step{reductions}",
+        f"operations    {costs.operations} per parameter and step{slow}",
         f"instructions  {length}, simplified",
     ]
     if times:

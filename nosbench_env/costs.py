@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from nosbench_env.canonical import CanonicalForm, canonical_form
-from nosbench_env.compiled.lowering import REDUCTIONS, Kind
+from nosbench_env.compiled.lowering import REDUCTIONS, TRANSCENDENTALS, Kind
 from nosbench_env.program import Program, check_program
 from nosbench_env.simplification import simplify
 
@@ -20,6 +20,10 @@ _SOURCE_KINDS = {"param": Kind.ARRAY, "grad": Kind.ARRAY, "step": Kind.STEP, "nu
 class Costs:
     """What a program costs, once its first steps are done; the same on every machine.
 
+    Operations say only roughly what a step takes. Of 61 programs, stepped over 131,072 elements on a busy machine, their
+    number had a rank correlation of 0.75 with the time of a plain step and of 0.48 with that of a fused one, where
+    transcendental functions weigh more. `step_times` measures it.
+
     Attributes:
         memory: State per parameter, in floats: slots that hold an array from a step to the next. `torch.optim.Adam`
             has 2. The step number is not counted.
@@ -29,6 +33,8 @@ class Costs:
             array counts 1, whatever it computes, also a reduction (`norm`, `mean`, `std`); so does the subtraction of
             the update from the parameter. Operations on single numbers are free.
         reductions: How many of the operations are reductions: each makes a step wait for a whole tensor.
+        transcendentals: How many of them are exponentials, logarithms, powers and trigonometric functions, which take
+            longer than the rest.
     """
 
     memory: int
@@ -36,6 +42,7 @@ class Costs:
     shared_scalars: int
     operations: int
     reductions: int
+    transcendentals: int
 
     @property
     def bytes_per_parameter(self) -> int:
@@ -53,7 +60,7 @@ def program_costs(program: Program) -> Costs:
 
     >>> from nosbench_env import KNOWN_PROGRAMS
     >>> program_costs(KNOWN_PROGRAMS["Adam"])
-    Costs(memory=2, tensor_scalars=0, shared_scalars=0, operations=14, reductions=0)
+    Costs(memory=2, tensor_scalars=0, shared_scalars=0, operations=14, reductions=0, transcendentals=0)
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -71,6 +78,7 @@ def program_costs(program: Program) -> Costs:
         shared_scalars=slots.count(Kind.STEP),
         operations=len(computed) + (form.behaviour != "no-op"),
         reductions=sum(op in REDUCTIONS for op in computed),
+        transcendentals=sum(op in TRANSCENDENTALS for op in computed),
     )
 
 
