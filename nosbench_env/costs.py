@@ -20,9 +20,9 @@ _SOURCE_KINDS = {"param": Kind.ARRAY, "grad": Kind.ARRAY, "step": Kind.STEP, "nu
 class Costs:
     """What a program costs, once its first steps are done; the same on every machine.
 
-    Operations say only roughly what a step takes. Of 61 programs, stepped over 131,072 elements on a busy machine, their
-    number had a rank correlation of 0.75 with the time of a plain step and of 0.48 with that of a fused one, where
-    transcendental functions weigh more. `step_times` measures it.
+    Operations say only roughly what a step takes. Of 61 programs, stepped over 131,072 elements on a busy machine,
+    their number had a rank correlation of 0.75 with the time of a plain step and of 0.48 with that of a fused one,
+    where transcendental functions weigh more. `step_times` measures it.
 
     Attributes:
         memory: State per parameter, in floats: slots that hold an array from a step to the next. `torch.optim.Adam`
