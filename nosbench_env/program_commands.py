@@ -377,13 +377,13 @@ def _shortening_text(found: Shortening, look: _Look, tolerance: float | None) ->
         lines.append(f"         in training losses {_proof_text(proof)}")
     if tolerance is not None:
         lines.append(
-            f"{len(found.approximated):>4} are left approximately (not equal): the loss is within {tolerance:g}"
+            f"{len(found.approximated):>4} left approximately: not equal, the loss at most {tolerance:g} higher"
         )
         lines += [
             f"         {step.replacement.instruction}  ->  {step.replacement.by}    change {step.change}"
             for step in found.approximate
         ]
-    lines += ["", *(f"    {instruction}" for instruction in list(found.approximated) or ["# the empty program"])]
+    lines += ["", *(f"    {line}" for line in (str(found.approximated) or "# the empty program").splitlines())]
     return "\n".join([*lines, "", f"Data: {look.folder / 'simplification.json'}"])
 
 

@@ -60,5 +60,40 @@ def replacements(program: Program) -> list[Replacement]:
             changed = Program((*program.instructions[:index], *copy, *program.instructions[index + 1 :]))
             if (form := canonical_form(changed)) not in seen:
                 seen.add(form)
-                found.append(Replacement(index + 1, instruction, slot, changed.simplified()))
+                found.append(Replacement(index + 1, instruction, slot, without_copies(changed.simplified())))
     return found
+
+
+def without_copies(program: Program) -> Program:
+    """The program without its products with 1 that only bring a value to another slot, as far as they can go.
+
+    The instruction that computes the value writes it there itself, if that gives the same canonical form.
+
+    >>> print(without_copies(Program.parse("r9 = add(r10, grad); r10 = mul(r9, 1.0); r11 = sign(r9)")))
+    r10 = add(r10, grad)
+    r11 = sign(r10)
+    """
+    form = canonical_form(program)
+    for place, instruction in enumerate(program):
+        if instruction.function == "mul" and _ONE in instruction.inputs:
+            shorter = _written_directly(program, place)
+            if shorter is not None and canonical_form(shorter) == form:
+                return without_copies(shorter)
+    return program
+
+
+def _written_directly(program: Program, place: int) -> Program | None:
+    """The program whose copy at a place is gone; None if no instruction before it writes what is copied."""
+    copy = program[place]
+    source = next((slot for slot in copy.inputs if slot != _ONE), _ONE)
+    origin = next((index for index in range(place - 1, -1, -1) if program[index].output == source), None)
+    if origin is None:
+        return None
+    moved = Instruction(program[origin].function, program[origin].inputs, copy.output)
+    changed, holds = [*program.instructions[:origin], moved], True
+    for index, later in enumerate(program.instructions[origin + 1 :], start=origin + 1):
+        if index != place:
+            inputs = tuple(copy.output if holds and slot == source else slot for slot in later.inputs)
+            changed.append(Instruction(later.function, inputs, later.output))
+            holds = holds and later.output != source
+    return Program(tuple(changed))
