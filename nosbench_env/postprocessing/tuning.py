@@ -100,7 +100,7 @@ def tune(
         reach: Constants are looked for between their value divided by this and multiplied by it.
         uses: Which constants to tune; None for all.
         seed: Seed of the sampler.
-        storage: Optuna's journal, a file that keeps the trials. None keeps none.
+        storage: Optuna's journal, a file that keeps the trials, for one process at a time. None keeps none.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -177,7 +177,9 @@ def _study(storage: Path | None, settings: dict[str, Any]) -> Iterator[Study]:
             # A lock that is a link does not work on all file systems.
             kept = JournalStorage(JournalFileBackend(str(storage), lock_obj=JournalFileOpenLock(str(storage))))
             study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
-        except (ValueError, KeyError, TypeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # Optuna raises many types for a file that is no journal
             raise ValueError(f"{storage} is no journal of Optuna, or damaged ({error}); name another file") from error
         yield study
     finally:
