@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env.baseline_commands import baselines, plot
+from nosbench_env.candidate_argument import read_candidate
 from nosbench_env.command_line import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -63,7 +65,9 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
+app.command()(baselines)
 app.command()(compare)
+app.command()(plot)
 app.add_typer(program_app)
 app.add_typer(store_app)
 app.add_typer(study_app)
@@ -110,14 +114,18 @@ def evaluate(
 
     * `nosbench evaluate AdamW`
     * `nosbench evaluate 'r9 = mul(grad, 0.01)' --task toy --epochs 5`
+    * `nosbench evaluate 'torch.optim.SGD(lr=0.1, momentum=0.9)' --task toy`
     * `nosbench evaluate runs/my-run/best.txt --seed 1 --json`
     * `nosbench evaluate runs/my-run/best.txt --explain`
     """
     with interruptible(lambda: "Interrupted; this training is not kept."):
-        found = read_program(program)
+        found = read_candidate(program)
         oracle = make_oracle(task, store, device, arithmetic, identity, shipped)
-        if explain and not as_json:
-            print(f"{_explanation_text(found)}\n", flush=True)
+        explained = found if explain and isinstance(found, Program) else None
+        if explain and explained is None:
+            raise ValueError(f"--explain is for programs, got the optimizer {found}")
+        if explained is not None and not as_json:
+            print(f"{_explanation_text(explained)}\n", flush=True)
         total = (epochs or oracle.task.default_epochs) * oracle.task.steps_per_epoch
         with tqdm(total=total, unit="step", leave=False, disable=quiet or as_json or not on_terminal()) as bar:
 
@@ -127,7 +135,7 @@ def evaluate(
 
             evaluation = oracle.query(found, epochs, seed, on_step=on_step)
     if as_json:
-        print(json.dumps(evaluation.to_json() | (_explanation_json(found) if explain else {})))
+        print(json.dumps(evaluation.to_json() | ({} if explained is None else _explanation_json(explained))))
     else:
         print(_evaluation_text(evaluation, oracle))
 
@@ -424,7 +432,7 @@ class _SearchDisplay:
             self._bar.set_postfix_str(", ".join(parts))
 
 
-def _evaluation_text(evaluation: Evaluation, oracle: Oracle) -> str:
+def _evaluation_text(evaluation: Evaluation[Any], oracle: Oracle) -> str:
     lines = [str(evaluation.program) or "# the empty program", ""]
     lines += [
         f"epoch {epoch:>3}  loss {mean:.4f}" for epoch, mean in enumerate(evaluation.curve, evaluation.first_epoch + 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -134,13 +135,19 @@ class OptimizerConfig:
         import torch
 
         library, _, class_name = self.name.rpartition(".")
-        try:
-            found = getattr(import_module(library), class_name, None)
-        except ImportError as error:
-            raise ValueError(f"{self.name} needs {library}: pip install '{LIBRARIES[library]}'") from error
+        if (missing := self.missing()) is not None:
+            raise ValueError(f"{self.name} {missing}")
+        found = getattr(import_module(library), class_name, None)
         if not inspect.isclass(found) or not issubclass(found, torch.optim.Optimizer):
             raise ValueError(f"{library} {self.library_version} has no optimizer {class_name}")
         return found
+
+    def missing(self) -> str | None:
+        """What to do before it can train, if its library is not installed; else None."""
+        library = self.name.rpartition(".")[0]
+        if library == "torch.optim" or find_spec(library) is not None:
+            return None
+        return f"needs {library}: pip install '{LIBRARIES[library]}'"
 
     @property
     def library_version(self) -> str:

@@ -24,6 +24,7 @@ from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs
 from nosbench_env.tasks.candidates import train_candidates
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
+from nosbench_env.tuned_program import TunedProgram
 
 Source = Literal["trained", "store", "shipped", "probe"]
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
@@ -195,6 +196,21 @@ class Oracle:
         """Evaluates one program or `OptimizerConfig`; see `query_many`."""
         return self.query_many([program], epochs, seed, on_step=on_step, last_epoch_only=last_epoch_only)[0]
 
+    def look_up(
+        self, program: AnyCandidate, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
+    ) -> Evaluation[AnyCandidate] | None:
+        """The evaluation, if it takes no training; None if it would. It does not count as a query.
+
+        Raises:
+            TypeError, ValueError, StoreError: As `query_many` does.
+        """
+        epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
+        key, status = self._key(program, epochs, seed)
+        if status != "ok":
+            return self._diverged(program, epochs, seed, key, status)
+        key, record, source = self._find(program, key, epochs, last_epoch_only)
+        return None if record is None else self._evaluation(program, epochs, seed, key, record, source)
+
     def query_many(
         self,
         programs: Sequence[AnyCandidate],
@@ -233,22 +249,18 @@ class Oracle:
                 training there. The results of all other programs are stored.
         """
         epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        identities = [self._identify(program, epochs) for program in programs]
-        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        keys = [f"{prefix}/{value}" for value, _ in identities]
+        identified = [self._key(program, epochs, seed) for program in programs]
+        keys = [key for key, _ in identified]
 
         records: dict[str, Record] = {}
         sources: dict[str, Source] = {}
         unknown: dict[str, AnyCandidate] = {}
         first_asked: set[str] = set()  # those trained here whose turn has not come
-        for place, (program, (_, status)) in enumerate(zip(programs, identities, strict=True)):
-            key = keys[place]
+        for place, (program, (key, status)) in enumerate(zip(programs, identified, strict=True)):
             if status != "ok" or key in records or key in unknown:
                 continue
-            record, source = self._look_up(key, epochs, last_epoch_only)
-            if record is None and (other := self._stored_under(program, key)) is not None:
-                keys[place] = key = other
-                record, source = self._look_up(key, epochs, last_epoch_only)
+            keys[place], record, source = self._find(program, key, epochs, last_epoch_only)
+            key = keys[place]
             if record is not None:
                 records[key], sources[key] = record, source
             else:
@@ -258,14 +270,11 @@ class Oracle:
             records |= found
 
         evaluations = []
-        for program, key, (_, status) in zip(programs, keys, identities, strict=True):
+        for program, key, (_, status) in zip(programs, keys, identified, strict=True):
             self.statistics.queries += 1
             if status != "ok":
                 self.statistics.diverged += 1
-                loss = float(status)
-                evaluations.append(
-                    Evaluation(program, self.task.name, epochs, seed, loss, status, (), key, True, "probe")
-                )
+                evaluations.append(self._diverged(program, epochs, seed, key, status))
                 continue
             trained = key in first_asked
             first_asked.discard(key)
@@ -281,11 +290,28 @@ class Oracle:
             return record, "store"
         return self._shipped_results.get(key, epochs, last_epoch_only), "shipped"
 
-    def _identify(self, program: Candidate, epochs: int) -> tuple[str, Status]:
-        """The last part of a candidate's key, and how its training is known to end."""
-        if not isinstance(program, Program):
-            return program.identity(epochs), "ok"
-        return identify(program, self.identity, self.task)
+    def _find(
+        self, program: Candidate, key: str, epochs: int, last_epoch_only: bool
+    ) -> tuple[str, Record | None, Source]:
+        """The known result of a program, which may be there under another key than its own."""
+        record, source = self._look_up(key, epochs, last_epoch_only)
+        if record is None and (other := self._stored_under(program, key)) is not None:
+            return other, *self._look_up(other, epochs, last_epoch_only)
+        return key, record, source
+
+    def _key(self, program: Candidate, epochs: int, seed: int) -> tuple[str, Status]:
+        """The key of a candidate's result, and how its training is known to end."""
+        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
+        if isinstance(program, (OptimizerConfig, TunedProgram)):
+            return f"{prefix}/{program.identity(epochs)}", "ok"
+        value, status = identify(program, self.identity, self.task)
+        return f"{prefix}/{value}", status
+
+    def _diverged(
+        self, program: AnyCandidate, epochs: int, seed: int, key: str, status: Status
+    ) -> Evaluation[AnyCandidate]:
+        """The evaluation of a program that diverges on the probe."""
+        return Evaluation(program, self.task.name, epochs, seed, float(status), status, (), key, True, "probe")
 
     def _stored_under(self, program: Candidate, key: str) -> str | None:
         """The other key under which a program of the same canonical form was stored, if one was.
