@@ -156,6 +156,8 @@ def sensitivity(
 ) -> None:
     """Multiplies each constant, wherever one is read, by 0.1, 0.3, 3 and 10, and tells what becomes of the loss.
 
+    That is a training for each constant, factor and seed.
+
     For example:
 
     * `nosbench program sensitivity AdamW --task toy`

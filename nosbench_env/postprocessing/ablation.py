@@ -59,7 +59,7 @@ class Ablation:
     Attributes:
         program: The program.
         losses: Its own losses, one for each seed.
-        effects: Of each live instruction that something can stand for, line after line.
+        effects: Of each live instruction, line after line.
     """
 
     program: Program
@@ -86,7 +86,8 @@ class Ablation:
 def ablate(program: Program, evaluator: Evaluator) -> Ablation:
     """Takes each live instruction out, in every way that `replacements` knows, and evaluates what remains.
 
-    Instructions are taken out one at a time, so two that can stand for each other both seem not to matter.
+    Instructions are taken out one at a time, so two that can stand for each other both seem not to matter. What the
+    oracle takes to be equivalent to the program has its losses: the change is 0.
 
     Args:
         program: The program.

@@ -35,9 +35,9 @@ class Replacement:
 
 
 def replacements(program: Program) -> list[Replacement]:
-    """All ways to do without one of the live instructions, line after line, but for those that change nothing.
+    """All ways to do without one of the live instructions, line after line.
 
-    Of several that come to the same at one line there is one.
+    Of several that come to the same at one line there is one. Some may change nothing, as where a product with 1 goes.
 
     >>> for found in replacements(Program.parse("r9 = sign(grad); r10 = mul(r9, 0.1)")):
     ...     print(found.line, "by", found.by, "gives", repr(found.program))
@@ -49,11 +49,10 @@ def replacements(program: Program) -> list[Replacement]:
     Raises:
         TypeError: If `program` is not a `Program`.
     """
-    own = canonical_form(check_program(program))
     found = []
-    for index in live_places(program)[0]:
+    for index in live_places(check_program(program))[0]:
         instruction = program[index]
-        seen: set[CanonicalForm] = {own}
+        seen: set[CanonicalForm] = set()
         for slot in (*dict.fromkeys(instruction.inputs), None):
             # A product with 1 is a copy to the last bit, also of what is overwritten before it is read.
             copy = () if slot is None else (Instruction("mul", (slot, _ONE), instruction.output),)

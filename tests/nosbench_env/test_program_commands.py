@@ -34,17 +34,22 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_simplify_says_what_is_known_and_how(nosbench, tmp_path: Path) -> None:
-    run = nosbench("program", "simplify", "Incumbent", *QUICK, "--seeds", "1", "--tolerance", "0")
+    run = nosbench("program", "simplify", "Incumbent", *QUICK, "--seeds", "1")
     assert run.code == 0
     text = " ".join(run.out.split())
     assert "Incumbent, toy task, 1 epoch, seed 0" in text
     assert "14 make a difference; the rest falls away for certain" in text
     assert "12 give the same fingerprint, and in training losses are equal to the last bit" in text
     assert "r13 = maximum(r9, r17) -> r17" in text
-    assert "left approximately: not equal" in text
     data = json.loads((tmp_path / "out/simplification.json").read_text())
     assert data["original"] == KNOWN_PROGRAMS["Incumbent"].to_json()
     assert len(data["probed"]) == 12
+
+
+def test_simplify_says_what_is_approximate(nosbench) -> None:
+    text = " ".join(nosbench("program", "simplify", "SGD", *QUICK, "--tolerance", "0.5").out.split())
+    assert "left approximately: not equal, the loss at most 0.5 higher" in text
+    assert "change +0." in text
 
 
 def test_simplify_of_what_is_simple(nosbench) -> None:

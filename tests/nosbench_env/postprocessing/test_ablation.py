@@ -41,6 +41,13 @@ def test_what_matters_is_told_from_what_does_not(oracle: Oracle) -> None:
     assert constant.change.mean > 0.1
 
 
+def test_an_instruction_that_only_repeats_a_value_is_worth_nothing(oracle: Oracle) -> None:
+    program = Program.parse("r9 = mul(grad, 1.0); r10 = mul(r9, 0.1)")
+    first, second = ablate(program, Evaluator(oracle, 1, (0,))).effects
+    assert (first.line, first.change.verdict, first.variants[0].replacement.by) == (1, "the same", "grad")
+    assert second.change.verdict != "the same"
+
+
 def test_what_was_known_is_not_trained_again(oracle: Oracle) -> None:
     evaluator = Evaluator(oracle, 1, (0,))
     first = ablate(PROGRAM, evaluator)

@@ -66,7 +66,6 @@ def test_known_programs_without_each_instruction_in_every_way() -> None:
         for replacement in found:
             check(program, replacement)
             assert len(replacement.program) <= len(program)
-            assert canonical_form(replacement.program) != canonical_form(program)
         ways = {(replacement.line, replacement.slot) for replacement in found}
         assert len(ways) == len(found)
         assert {line for line, _ in ways} <= {place + 1 for place in live_places(program)[0]}
