@@ -416,7 +416,7 @@ def _ablation_text(found: Ablation, look: _Look) -> str:
         )
     lines = [look.title, _own_text(found.losses), ""]
     lines += aligned(rows, left=(1, 2, 4)) if found.effects else ["    no instruction reaches an update"]
-    return "\n".join([*lines, "", f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
 def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
@@ -429,7 +429,7 @@ def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
         instruction = str(look.program[sweep.use.line - 1])
         rows.append([str(sweep.use), instruction, f"{sweep.value:g}", *cells, f"x{sweep.best:g}"])
     lines = [f"{look.title}: mean loss with a constant multiplied", "", *aligned(rows, left=(0, 1))]
-    return "\n".join([*lines, "", f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
 def _lr_text(found: Sweep, look: _Look) -> str:
@@ -438,7 +438,7 @@ def _lr_text(found: Sweep, look: _Look) -> str:
         note = "" if factor == 1.0 or change.verdict == "diverges" else change.verdict
         rows.append([f"{factor:g}", _mean_text(losses), "" if factor == 1.0 else str(change), note])
     lines = [f"{look.title}: mean loss with the update multiplied by lr", "", *aligned(rows, left=(3,))]
-    return "\n".join([*lines, "", _lr_reading(found), f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", _lr_reading(found), f"Written to {look.folder}"])
 
 
 def _lr_reading(found: Sweep) -> str:

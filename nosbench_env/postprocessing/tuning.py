@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,6 +197,7 @@ def _run(
 ) -> None:
     """Runs the trials that are missing; the first is the program itself."""
     from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
@@ -207,7 +209,9 @@ def _run(
     while (done := len(_complete(study))) < trials:
         # A seed of its own for each trial, so that nothing depends on how many this process has done.
         drawn = int(np.random.default_rng([seed, done]).integers(2**31))
-        study.sampler = TPESampler(seed=drawn, multivariate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # which Optuna 4 takes `multivariate` to be
+            study.sampler = TPESampler(seed=drawn, multivariate=True)
         if done == 0:
             study.enqueue_trial(dict(values))
         asked = study.ask(space)
