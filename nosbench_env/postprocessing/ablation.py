@@ -39,7 +39,8 @@ class InstructionEffect:
     Attributes:
         line: The instruction, counted from 1.
         instruction: The instruction.
-        variants: Each way to do without it, the least harmful first.
+        variants: Each way to do without it, the least harmful first; one that is the same comes before those that only
+            seem to be better.
     """
 
     line: int
@@ -105,6 +106,10 @@ def ablate(program: Program, evaluator: Evaluator) -> Ablation:
     ]
     effects = []
     for line, variants in groupby(ablated, key=lambda variant: variant.replacement.line):
-        ordered = sorted(variants, key=lambda variant: variant.change.mean)
+        ordered = sorted(variants, key=_harm)
         effects.append(InstructionEffect(line, program[line - 1], tuple(ordered)))
     return Ablation(program, tuple(losses[0].tolist()), tuple(effects))
+
+
+def _harm(variant: Ablated) -> tuple[bool, float]:
+    return variant.change.verdict not in ("better", "the same"), variant.change.mean
