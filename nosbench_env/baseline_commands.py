@@ -216,7 +216,7 @@ def _not_installed(
 
 
 def _check_matplotlib() -> None:
-    from nosbench_env.studies.cache_plots import check_matplotlib
+    from nosbench_env.drawing import check_matplotlib
 
     check_matplotlib()
 

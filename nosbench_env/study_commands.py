@@ -139,8 +139,9 @@ def cache(
     with interruptible(
         lambda: f"Stopped; all that was done is kept in {folder}.\nTo go on, run the same command again."
     ):
+        from nosbench_env.drawing import check_matplotlib
         from nosbench_env.studies.cache import CAPTIONS, SIZES, CacheStudy
-        from nosbench_env.studies.cache_plots import check_matplotlib, plot_growth
+        from nosbench_env.studies.cache_plots import plot_growth
         from nosbench_env.tasks.worker_pool import available_cores
 
         parts = [Part(name).value for name in part or Part]
