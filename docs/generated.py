@@ -59,14 +59,21 @@ def memory() -> str:
 
 
 def known_programs() -> str:
-    """The known programs, with what they remember."""
-    from nosbench_env import canonical_form
+    """The known programs, with what they cost."""
+    from nosbench_env.costs import program_costs
 
+    costs = {name: program_costs(program) for name, program in KNOWN_PROGRAMS.items()}
     return _table(
-        ["name", "instructions", "of which matter", "values remembered"],
+        [
+            "name",
+            "instructions",
+            "of which matter",
+            "state per parameter (floats)",
+            "operations per parameter and step",
+        ],
         (
-            [f"`{name}`", str(len(program)), str(len(program.simplified())), str(len(canonical_form(program).carried))]
-            for name, program in KNOWN_PROGRAMS.items()
+            [f"`{name}`", *map(str, (len(program), len(program.simplified()), found.memory, found.operations))]
+            for (name, program), found in zip(KNOWN_PROGRAMS.items(), costs.values(), strict=True)
         ),
     )
 
