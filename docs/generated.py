@@ -62,20 +62,19 @@ def known_programs() -> str:
     """The known programs, with what they cost."""
     from nosbench_env.costs import program_costs
 
-    costs = {name: program_costs(program) for name, program in KNOWN_PROGRAMS.items()}
-    return _table(
-        [
-            "name",
-            "instructions",
-            "of which matter",
-            "state per parameter (floats)",
-            "operations per parameter and step",
-        ],
-        (
-            [f"`{name}`", *map(str, (len(program), len(program.simplified()), found.memory, found.operations))]
-            for (name, program), found in zip(KNOWN_PROGRAMS.items(), costs.values(), strict=True)
-        ),
-    )
+    def row(name: str) -> list[str]:
+        program = KNOWN_PROGRAMS[name]
+        costs = program_costs(program)
+        return [f"`{name}`", *map(str, (len(program), len(program.simplified()), costs.memory, costs.operations))]
+
+    head = [
+        "name",
+        "instructions",
+        "of which matter",
+        "state per parameter (floats)",
+        "operations per parameter and step",
+    ]
+    return _table(head, map(row, KNOWN_PROGRAMS))
 
 
 def baselines() -> str:
