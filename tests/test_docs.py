@@ -236,5 +236,6 @@ def test_a_function_is_added_as_its_page_says(tmp_path: Path) -> None:
     assert "tanh(g/0.1)" in run.stdout
 
 
+@pytest.mark.slow
 def test_the_tutorial_is_as_it_says(play: Callable[..., None]) -> None:
     play(blocks(DOCS / "tutorial.md"), shell=True)
