@@ -250,7 +250,13 @@ class _Call:
                 self.failures[index] = message["error"]
             elif self._on_result is not None:
                 losses = np.array(message["step_losses"], dtype=np.float64)
-                curve = Curve(losses, message["stopped_at"], message["first_epoch"])
+                validation = message["validation_losses"]
+                curve = Curve(
+                    losses,
+                    message["stopped_at"],
+                    message["first_epoch"],
+                    validation_losses=None if validation is None else np.array(validation, dtype=np.float64),
+                )
                 self._on_result(index, curve, message["seconds"])
 
     def _lost(self, worker: _Worker, why: str) -> None:
