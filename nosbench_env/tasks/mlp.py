@@ -40,11 +40,11 @@ DEFAULT_UPDATES = 60  # of each network, at least; then an evaluation takes some
 class MLPTask:
     """Trains a deep classifier on a table, in each of ten folds, and reports the loss on the rows left out.
 
-    The network has seven hidden layers of 290 down to 128 units: batch normalisation and ReLU after the first five, ReLU
-    after the last. An epoch passes once over the training rows of a fold in batches of 60; ten networks, one a fold,
-    are trained side by side. The reported loss of an epoch is the mean over the folds of the cross entropy on the rows
-    left out, in nats a row, after the epoch: the paper's code makes the same of it. As there, a batch is normalised by
-    its own mean and variance in validation too. The step losses of the curve are training losses, means over the folds.
+    The network has seven hidden layers of 290 down to 128 units: batch normalisation and ReLU after the first five,
+    ReLU after the last. An epoch passes once over the training rows of a fold in batches of 60; ten networks, one a
+    fold, are trained side by side. The reported loss of an epoch is the mean over the folds of the cross entropy on the
+    rows left out, in nats a row, after the epoch: what the paper's code reports. As there, a batch is normalised by its
+    own mean and variance in validation too. The step losses of the curve are training losses, means over the folds.
 
     At seed 0 folds, batches and initial weights are those of the paper's code. What differs from it:
 

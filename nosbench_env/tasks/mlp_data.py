@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -69,12 +70,18 @@ def _fetch(number: int) -> Any:
     """A data set of OpenML, with categories as numbers."""
     from sklearn.datasets import fetch_openml, get_data_home
 
+    page = f"See https://www.openml.org/d/{number}"
     try:
-        return fetch_openml(data_id=number, as_frame=False, parser="liac-arff", n_retries=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A network error occurred", UserWarning)  # it is raised if it stays
+            return fetch_openml(data_id=number, as_frame=False, parser="liac-arff", n_retries=1)
+    except ValueError as error:  # its first sentence says what is wrong, the rest advises callers of the function
+        raise ValueError(f"data set {number} of OpenML can't be a task: {str(error).split('. ')[0]}. {page}") from error
     except Exception as error:  # of many types: the network's, the service's, the format's
+        reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(
-            f"can't get data set {number} of OpenML: {error or type(error).__name__}. The first time this takes a "
-            f"network; from then on the data are in {get_data_home()}. See https://www.openml.org/d/{number}"
+            f"can't get data set {number} of OpenML: {reason}. The first time this takes a network; from then on the "
+            f"data are in {get_data_home()}. {page}"
         ) from error
 
 

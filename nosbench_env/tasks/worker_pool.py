@@ -44,7 +44,7 @@ class WorkerPool:
     may have them too. They end with this process, however it ends. A forked child starts its own.
 
     Args:
-        task_name: A name in `TASKS`.
+        task_name: A name that `make_task` knows.
         workers: How many processes at most.
         hang_timeout: Seconds after which a silent worker is taken to hang.
         command: What to start instead of `worker_command(task_name)`.
