@@ -80,8 +80,8 @@ _BATCH = 16
 TaskOption = Annotated[
     str,
     typer.Option(
-        help="`pfn`, the paper's task; `toy`, which takes less than a second; `mlp`, a deep classifier of digits in ten "
-        "folds, and `mlp-breast-cancer`, `mlp-iris`, `mlp-wine`, `mlp-openml-ID` on other data."
+        help="`pfn`, the paper's task; `toy`, which takes less than a second; `mlp`, a deep classifier of "
+        "digits, cross-validated; `mlp-breast-cancer`, `mlp-iris`, `mlp-wine`, `mlp-openml-ID` on other data."
     ),
 ]
 EpochsOption = Annotated[

@@ -48,7 +48,7 @@ def load_data_set(name: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the name is unknown, or the data set can't be got or is not one of classes to tell apart.
     """
-    openml = re.fullmatch("openml-([1-9][0-9]{0,8})", name)
+    openml = re.fullmatch("openml-([1-9][0-9]{0,8})", str(name))
     if openml is None and name not in DATA_SETS:
         raise ValueError(
             f"unknown data set {name!r}; known are {', '.join(DATA_SETS)}, and openml-ID, such as openml-31"
