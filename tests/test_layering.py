@@ -25,11 +25,11 @@ LAYERS = [
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
     {"tasks.candidates"},
-    {"tasks.training", "tasks.priors", "tasks.pfn_model"},
+    {"tasks.training", "tasks.priors", "tasks.pfn_model", "tasks.mlp_data"},
     {"tasks.pfn_population"},
     {"tasks.pfn_data"},
     {"tasks.pfn_training"},
-    {"tasks.pfn", "tasks.toy", "tasks.worker_pool", "fingerprints"},
+    {"tasks.pfn", "tasks.toy", "tasks.mlp", "tasks.worker_pool", "fingerprints"},
     {"identity"},
     {"store.schema", "store.filesystems"},
     {"store.sqlite", "store.postgresql"},
