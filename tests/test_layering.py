@@ -20,7 +20,7 @@ LAYERS = [
     {"optimizer", "costs"},
     {"tuned_program", "step_time"},
     {"optimizer_config"},
-    {"baselines", "program_argument"},
+    {"baselines", "program_argument", "config_spaces"},
     {"candidate_argument"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
