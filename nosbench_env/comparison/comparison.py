@@ -342,7 +342,7 @@ def _run_row(method: Method, run: Run, axis: Axis, budget: float) -> dict[str, A
         "queries": run.queries_within(axis, budget),
         "loss": None if best is None else best.loss,
         "found_at": None if best is None else best.number,
-        "program": None if best is None else "; ".join(map(str, best.program)),
+        "program": None if best is None else "; ".join(str(best.program).splitlines()),
     }
 
 

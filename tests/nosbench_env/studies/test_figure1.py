@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_names_are_moved_apart_as_little_as_needed() -> None:
     for count in (1, 2, 5, 13, 20):
         heights = sorted(rng.beta(0.3, 2, count).tolist())
         moved = spread(heights, 0.04)
-        assert all(second - first > 0.04 - 1e-9 for first, second in zip(moved, moved[1:], strict=False))
+        assert all(second - first > 0.04 - 1e-9 for first, second in pairwise(moved))
         assert min(moved) >= 0.02 - 1e-9
         assert max(moved) <= 0.98 + 1e-9
     assert spread([0.1, 0.5, 0.9], 0.04) == [0.1, 0.5, 0.9]
