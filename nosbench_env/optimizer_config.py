@@ -23,6 +23,8 @@ from nosbench_env.program import Program
 if TYPE_CHECKING:
     import torch
 
+    from nosbench_env.tuned_program import TunedProgram
+
 Schedule = Literal["constant", "cosine", "cosine-to-zero"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
@@ -212,18 +214,24 @@ class OptimizerConfig:
         return f"{self.name}({', '.join(arguments)})"
 
 
-Candidate: TypeAlias = "Program | OptimizerConfig"
-AnyCandidate = TypeVar("AnyCandidate", bound="Program | OptimizerConfig", default=Program)
-Evaluated = TypeVar("Evaluated", bound="Program | OptimizerConfig", default=Program, covariant=True)
+Candidate: TypeAlias = "Program | OptimizerConfig | TunedProgram"
+AnyCandidate = TypeVar("AnyCandidate", bound="Program | OptimizerConfig | TunedProgram", default=Program)
+Evaluated = TypeVar("Evaluated", bound="Program | OptimizerConfig | TunedProgram", default=Program, covariant=True)
 
 
 def candidate_from_json(data: Any) -> Candidate:
-    """A program or an optimizer from what its `to_json` gave: a list or an object.
+    """A program, a tuned one or an optimizer from what its `to_json` gave: a list or an object.
 
     Raises:
-        InvalidProgram, ValueError: If it is neither.
+        InvalidProgram, ValueError: If it is none.
     """
-    return OptimizerConfig.from_json(data) if isinstance(data, dict) else Program.from_json(data)
+    if not isinstance(data, dict):
+        return Program.from_json(data)
+    if "constants" in data:
+        from nosbench_env.tuned_program import TunedProgram  # loads torch
+
+        return TunedProgram.from_json(data)
+    return OptimizerConfig.from_json(data)
 
 
 def rate_factor(schedule: Schedule, epoch: int, epochs: int) -> float:

@@ -24,6 +24,7 @@ from nosbench_env.tasks import check_arithmetic, check_device_name, check_epochs
 from nosbench_env.tasks.candidates import train_candidates
 from nosbench_env.tasks.task import Curve, OnStep, Status, Task, loss_status
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
+from nosbench_env.tuned_program import TunedProgram
 
 Source = Literal["trained", "store", "shipped", "probe"]
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
@@ -34,7 +35,7 @@ class Evaluation(Generic[Evaluated]):
     """What the oracle says about a program, or about an optimizer of a library.
 
     Attributes:
-        program: The program, or the `OptimizerConfig`, as asked.
+        program: The program, tuned program or `OptimizerConfig`, as asked.
         task: Name of the task.
         epochs: Length of the training asked for.
         seed: Seed of the training; 0 is the paper's.
@@ -226,7 +227,8 @@ class Oracle:
         stored for an epoch stays, so asking again gives the same answer. Each result is stored as soon as it is known.
 
         Args:
-            programs: What to evaluate: programs, and optimizers of libraries as `OptimizerConfig`.
+            programs: What to evaluate: programs, tuned ones (`TunedProgram`), and optimizers of libraries
+                (`OptimizerConfig`).
             epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
             seed: Seed of the training.
             on_step: Called after each training step; for trainings in worker processes only some times a second.
@@ -238,7 +240,7 @@ class Oracle:
             An evaluation for each program, in order. Diverged programs are results, not errors.
 
         Raises:
-            TypeError: If something is neither a `Program` nor an `OptimizerConfig`.
+            TypeError: If something is none of these.
             ValueError: If `epochs` or `seed` is out of range, or a library has not the optimizer or refuses its
                 hyperparameters.
             StoreError: If the store can't be read or written; before any training, if it can only be read and does not
@@ -300,7 +302,7 @@ class Oracle:
     def _key(self, program: Candidate, epochs: int, seed: int) -> tuple[str, Status]:
         """The key of a candidate's result, and how its training is known to end."""
         prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        if isinstance(program, OptimizerConfig):
+        if isinstance(program, (OptimizerConfig, TunedProgram)):
             return f"{prefix}/{program.identity(epochs)}", "ok"
         value, status = identify(program, self.identity, self.task)
         return f"{prefix}/{value}", status
@@ -316,7 +318,7 @@ class Oracle:
 
         It is another than the program's own if that fingerprint was taken where numbers round differently.
         """
-        if self.identity != "fingerprint" or isinstance(program, OptimizerConfig):
+        if self.identity != "fingerprint" or not isinstance(program, Program):
             return None
         stored = self.store.resolve(_alias(str(canonical_form(program)), key))
         return None if stored == key else stored
@@ -388,7 +390,7 @@ class Oracle:
             if isinstance(program, Program):
                 form = made["canonical"] = str(canonical_form(program))
                 aliases += [_alias(form, keys[index])] * (self.identity == "fingerprint")
-            else:
+            elif isinstance(program, OptimizerConfig):
                 made["library"] = program.library_version
             made |= {
                 "seconds": round(seconds, 3),

@@ -23,8 +23,8 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nosbench_env.optimizer_config import OptimizerConfig
-from nosbench_env.program import InvalidProgram, Program
+from nosbench_env.optimizer_config import candidate_from_json
+from nosbench_env.program import InvalidProgram
 from nosbench_env.result_key import ResultKey
 from nosbench_env.store import Record
 from nosbench_env.tasks import MAX_EPOCHS
@@ -43,8 +43,9 @@ FIELDS: Mapping[str, str] = {
     "epoch_means": "mean training loss of each epoch, each step's taken before its update, in the task's unit "
     "(pfn, toy: nats); not finite: 'nan', 'inf', '-inf'",
     "provenance": "program: what was trained with, a [function, inputs, output] for each instruction, or an optimizer "
-    "of a library: optimizer, hyperparameters, schedule; canonical: the program's canonical form's digest; library: "
-    "version of the optimizer's library; device; nosbench_env, torch, python: versions; seconds: what the training "
+    "of a library: optimizer, hyperparameters, schedule, or a tuned program: program, constants as [line, input, "
+    "number], lr; canonical: the program's canonical form's digest; library: version of the optimizer's library; "
+    "device; nosbench_env, torch, python: versions; seconds: what the training "
     "took; date: when it ended, ISO 8601; rekeyed_from: the key it had first",
 }
 
@@ -219,12 +220,9 @@ def _date(value: Any) -> None:
 
 
 def _program(value: Any) -> None:
-    if isinstance(value, dict):
-        OptimizerConfig.from_json(value)
-        return
-    if not isinstance(value, list):
+    if not isinstance(value, (dict, list)):
         raise InvalidProgram(f"a program is a list of [function, inputs, output], got {_shown(value)}")
-    Program.from_json(value)
+    candidate_from_json(value)
 
 
 def _former_key(value: Any) -> None:

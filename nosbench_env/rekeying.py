@@ -25,7 +25,7 @@ class Rekeying:
 
     Attributes:
         records: Results in the store before.
-        current: Results that had a key of the new method already, or are of optimizers of libraries.
+        current: Results that had a key of the new method already, or are not of programs.
         added: Results added under a new key.
         there: Results that had been added under their new key before.
         diverged: Results of programs that diverge under the new method, which are never stored there.
@@ -101,7 +101,7 @@ def _rekeyed(
     except ValueError:
         report.unknown += 1
         return None
-    if not isinstance(program, Program):  # an optimizer of a library has one key, whatever tells programs apart
+    if not isinstance(program, Program):  # it has one key, whatever tells programs apart
         report.current += 1
         return None
     identity = identity_of(program, old.task)

@@ -213,6 +213,13 @@ def figure1(
     seeds: Annotated[int | None, typer.Option(help="Runs of each method, and trainings with each baseline.")] = None,
     queries: Annotated[int | None, typer.Option(help="What a run asks for.")] = None,
     max_instructions: Annotated[int, typer.Option(help="Length of the longest programs.")] = 20,
+    hpo_initial: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimizers that `smac-hpo` begins with before it learns; SMAC takes 90, but no more than a quarter of "
+            "the queries."
+        ),
+    ] = None,
     method: Annotated[
         list[FigureMethod] | None,
         typer.Option(
@@ -265,6 +272,7 @@ def figure1(
             "epochs": epochs,
             "seeds": seeds,
             "queries": queries,
+            "hpo_initial": hpo_initial,
             "methods": tuple(name.value for name in method) if method else None,
             "baselines": tuple(baseline) if baseline else None,
         }

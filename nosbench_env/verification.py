@@ -10,7 +10,7 @@ from typing import Literal
 
 from nosbench_env.agreement import difference, mean
 from nosbench_env.compiled.lowering import lower
-from nosbench_env.optimizer_config import Candidate, OptimizerConfig, candidate_from_json
+from nosbench_env.optimizer_config import Candidate, candidate_from_json
 from nosbench_env.program import Program
 from nosbench_env.result_key import ResultKey, Selection
 from nosbench_env.store import Record, ResultStore, StoredRun
@@ -181,7 +181,7 @@ def _compare(
 ) -> Comparison:
     record = run.record
     again = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, {}, curve.first_epoch)
-    reads_gradient = isinstance(program, OptimizerConfig) or lower(program).reads_gradient
+    reads_gradient = not isinstance(program, Program) or lower(program).reads_gradient
     exact_epochs = _SHORT // steps_per_epoch if reads_gradient else math.inf
     differences = []
     for epoch in range(max(record.first_epoch, again.first_epoch), record.first_epoch + len(record.epoch_means)):
@@ -204,7 +204,7 @@ def _compare(
 
 def _identity(run: StoredRun, program: Candidate, epochs: int, identity_like: IdentityLike | None) -> IdentityFound:
     key = ResultKey.parse(run.key)
-    if isinstance(program, OptimizerConfig):
+    if not isinstance(program, Program):
         return "same" if program.identity(epochs) == key.identity else "other"
     found = None if identity_like is None else identity_like(program, key)
     if found is None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from nosbench_env.fingerprints import PROXY_TARGET, proxy_tensors
 from nosbench_env.optimizer import ProgramOptimizer
-from nosbench_env.optimizer_config import Candidate, OptimizerConfig
+from nosbench_env.optimizer_config import Candidate
+from nosbench_env.program import Program
 from nosbench_env.tasks.task import Curve, OnStep, Task
 from nosbench_env.tasks.training import exact_arithmetic
 
@@ -105,6 +106,6 @@ def plain_optimizer(
     candidate: Candidate, params: list[torch.nn.Parameter], epochs: int, steps_per_epoch: int
 ) -> torch.optim.Optimizer:
     """The optimizer that a candidate stands for, programs run by torch's operations: its `step` calls hooks."""
-    if isinstance(candidate, OptimizerConfig):
-        return candidate.make_optimizer(params, epochs, steps_per_epoch)
-    return ProgramOptimizer(params, candidate)
+    if isinstance(candidate, Program):
+        return ProgramOptimizer(params, candidate)
+    return candidate.make_optimizer(params, epochs, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""Training with whatever the oracle evaluates: programs and optimizers of libraries."""
+"""Training with whatever the oracle evaluates: programs, tuned programs and optimizers of libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from nosbench_env.optimizer_config import Candidate, OptimizerConfig
+from nosbench_env.optimizer_config import Candidate
 from nosbench_env.program import Program
 from nosbench_env.tasks.task import OnCurve, OnStep, Progress, Task
 
@@ -50,7 +50,7 @@ def train_candidates(
             last_epoch_only=last_epoch_only,
         )
     for place, config in enumerate(candidates):
-        if isinstance(config, OptimizerConfig):
+        if not isinstance(config, Program):
             make_optimizer = partial(config.make_optimizer, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
             started = time.perf_counter()
             curve = task.train(make_optimizer, epochs, seed, on_step=None if on_step is None else partial(tell, place))

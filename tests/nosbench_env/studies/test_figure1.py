@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -46,8 +47,8 @@ class RatesOfSGD:
 
     name = "smac-hpo"
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self.seed, self.asked = seed, 0
+    def __init__(self, seed: int, initial_configs: int) -> None:
+        self.seed, self.initial_configs, self.asked = seed, initial_configs, 0
 
     def ask(self, n: int = 1) -> list[OptimizerConfig]:
         self.asked += n
@@ -57,7 +58,7 @@ class RatesOfSGD:
         pass
 
     def config(self) -> dict[str, Any]:
-        return {"seed": self.seed}
+        return {"seed": self.seed, "initial_configs": self.initial_configs}
 
     def state_dict(self) -> dict[str, Any]:
         return {"asked": self.asked}
@@ -164,6 +165,13 @@ def test_a_larger_study_builds_on_a_smaller_one_and_a_smaller_one_is_part_of_it(
     ]
 
 
+def test_the_first_optimizers_of_smac_hpo_are_part_of_the_study(done) -> None:
+    folder, _ = done
+    assert read_run(folder / "runs" / "smac-hpo-0").config["initial_configs"] == SMALL.hpo_initial
+    with pytest.raises(ValueError, match="holds another study: hpo_initial is 50, now 5"):
+        Figure1Study(folder, replace(SMALL, hpo_initial=5)).run()
+
+
 def test_a_method_that_is_not_installed_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figure1, "find_spec", lambda name: None)
     told: list[str] = []
@@ -191,7 +199,7 @@ def test_a_baseline_that_is_not_installed_is_left_out_and_named(
 @pytest.mark.slow
 def test_runs_in_processes_of_their_own_are_the_same(done, tmp_path: Path) -> None:
     folder, _ = done
-    settings = Figure1Settings("toy", 1, 2, QUERIES, 14, ("rs", "re-adamw"), SMALL.baselines)
+    settings = Figure1Settings("toy", 1, 2, QUERIES, 14, methods=("rs", "re-adamw"), baselines=SMALL.baselines)
     Figure1Study(tmp_path, settings, workers=2).run()
     ours = [row for row in read_csv(folder / "figure1_runs.csv") if row["method"] != "SMAC_HPO"]
     theirs = read_csv(tmp_path / "figure1_runs.csv")

@@ -1,0 +1,135 @@
+"""Sensitivity: how the loss depends on each constant of a program, and on a learning rate before its update."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
+from nosbench_env.program import Program
+from nosbench_env.tuned_program import ConstantUse, TunedProgram, constant_uses
+
+CONSTANT_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+LR_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The losses of a program with a number in it multiplied by several factors.
+
+    Attributes:
+        use: Where the constant is read; None for the learning rate before the update.
+        value: What is multiplied.
+        factors: The factors, ascending, 1 among them.
+        losses: Of each factor, the losses, one for each seed.
+    """
+
+    use: ConstantUse | None
+    value: float
+    factors: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Of each factor, how losses differ from those at factor 1."""
+        own = np.array(self.losses[self.factors.index(1.0)])
+        return tuple(Change.between(own, np.array(losses)) for losses in self.losses)
+
+    @property
+    def best(self) -> float:
+        """The factor of the lowest mean loss; of several the one nearest to 1."""
+        distances = [abs(math.log(factor)) for factor in self.factors]
+        means = [change.mean for change in self.changes]
+        return min(zip(means, distances, self.factors, strict=True))[2]
+
+    @property
+    def gain(self) -> Change:
+        """How losses at the best factor differ from those at 1. The best of several looks better than it is."""
+        return self.changes[self.factors.index(self.best)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; numbers that are not finite are None."""
+        return {
+            "use": None if self.use is None else [self.use.line, self.use.place],
+            "value": self.value,
+            "best_factor": self.best,
+            "gain": self.gain.to_json(),
+            "factors": [
+                {"factor": factor, "losses": [number(loss) for loss in losses], "change": change.to_json()}
+                for factor, losses, change in zip(self.factors, self.losses, self.changes, strict=True)
+            ],
+        }
+
+
+def sensitivity(program: Program, evaluator: Evaluator, factors: Sequence[float] = CONSTANT_FACTORS) -> list[Sweep]:
+    """Multiplies each constant that a program uses by several factors, one use at a time.
+
+    A factor that leads to another constant of the language gives a program, which the oracle evaluates like any other.
+
+    Args:
+        program: The program.
+        evaluator: Evaluates, at its seeds.
+        factors: Positive numbers; 1 is added.
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
+        ValueError: If a factor is not positive and finite, or the program's own loss is not finite at a seed.
+    """
+    factors = check_factors(factors)
+    tuned = {
+        use: [TunedProgram(program, {use: value * factor}) for factor in factors]
+        for use, value in constant_uses(program).items()
+    }
+    losses = _losses(program, itertools.chain(*tuned.values()), evaluator)
+    return [
+        Sweep(use, value, factors, tuple(losses[candidate] for candidate in tuned[use]))
+        for use, value in constant_uses(program).items()
+    ]
+
+
+def lr_scale(program: Program, evaluator: Evaluator, factors: Sequence[float] = LR_FACTORS) -> Sweep:
+    """Multiplies a program's update by several factors: whether its own learning rate is a good one.
+
+    Args:
+        program: The program.
+        evaluator: Evaluates, at its seeds.
+        factors: As in `sensitivity`.
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
+        ValueError: As `sensitivity` does.
+    """
+    factors = check_factors(factors)
+    tuned = [TunedProgram(program, lr=factor) for factor in factors]
+    losses = _losses(program, tuned, evaluator)
+    return Sweep(None, 1.0, factors, tuple(losses[candidate] for candidate in tuned))
+
+
+def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
+    """The factors in ascending order, with 1, each once.
+
+    Raises:
+        ValueError: If one is not positive and finite.
+    """
+    for factor in factors:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+            raise ValueError(f"factors must be positive, finite numbers, got {factor!r}")
+    return tuple(sorted({1.0, *map(float, factors)}))
+
+
+def _losses(
+    program: Program, tuned: Iterable[TunedProgram], evaluator: Evaluator
+) -> dict[TunedProgram, tuple[float, ...]]:
+    """The losses of each at each seed; the program's own first, without which there is nothing to compare with."""
+    (own,) = evaluator.losses([program])
+    Change.between(own, own)
+    distinct = list(dict.fromkeys(tuned))  # the program itself is there for every use
+    return {
+        candidate: tuple(losses.tolist())
+        for candidate, losses in zip(distinct, evaluator.losses(distinct), strict=True)
+    }
