@@ -216,8 +216,8 @@ def figure1(
     hpo_initial: Annotated[
         int | None,
         typer.Option(
-            help="Optimizers that `smac-hpo` begins with before it learns; SMAC takes 90, but no more than a quarter of "
-            "the queries."
+            help="Optimizers that `smac-hpo` begins with before it learns; SMAC takes 90, but no more than a quarter "
+            "of the queries."
         ),
     ] = None,
     method: Annotated[

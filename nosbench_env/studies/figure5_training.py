@@ -95,7 +95,7 @@ def train_on_proxy(candidate: Candidate, steps: int, seed: int = 0) -> Floats:
             z = torch.linalg.vector_norm(x @ a + b)
             loss = (z**2 / (z**2 + 1) - PROXY_TARGET).abs()
             losses[step] = loss.item()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()
             optimizer.step()
             if not x.isfinite().all():
                 break
