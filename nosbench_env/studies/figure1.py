@@ -285,7 +285,7 @@ class Figure1Study:
             left_out = {label: reason for label, reason in missing.items() if reason is not None}
             for label, reason in left_out.items():
                 self._report(f"{label} is left out: it {reason}")
-            methods = [name for name in settings.methods if METHODS[name].label not in left_out]
+            methods = [name for name in METHODS if name in settings.methods and METHODS[name].label not in left_out]
             if not methods:
                 raise ValueError("; ".join(f"{label} {reason}" for label, reason in left_out.items()))
             scores, device, unknown = self._score()

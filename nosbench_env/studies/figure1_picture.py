@@ -10,7 +10,7 @@ import numpy as np
 
 from nosbench_env.comparison.runs import shown
 from nosbench_env.drawing import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit
-from nosbench_env.studies.figure1 import Figure1
+from nosbench_env.studies.figure1 import METHODS, Figure1
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,16 +26,20 @@ def draw_figure1(figure: Figure1) -> bytes:
     Curves are interquartile means over the runs of their lowest losses so far, bands 95 % bootstrap intervals; lines
     are means over the seeds.
     """
+    from matplotlib.ticker import NullFormatter
+
     drawing, (panel,) = empty_figure(8.2, 5.4)
     end = figure.settings.queries
     panel.set_xscale("log")
     panel.set_xlim(1, max(end, 2))
     low, high = _limits(figure)
     panel.set_ylim(low, high)
-    for place, method in enumerate(figure.comparison.methods):
-        _draw_curve(panel, figure, place, f"{method.label} ({_runs(len(method.runs))})", method.label)
+    places = {method.label: place for place, method in enumerate(METHODS.values())}  # a method always looks the same
+    for method in figure.comparison.methods:
+        _draw_curve(panel, figure, places[method.label], f"{method.label} ({_runs(len(method.runs))})", method.label)
     _draw_baselines(panel, figure, low, high)
     panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     task = figure.settings.task
     panel.set(xlabel="queries", ylabel=with_unit("lowest loss so far", task))
     drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")

@@ -194,8 +194,8 @@ def _is_papers(figure: Figure1) -> bool:
 
 
 def _spread(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
-    """How far apart two means must be to be told apart: the sum of their standard deviations."""
-    return float((first["sd"] or 0.0) + (second["sd"] or 0.0))
+    """How far apart two means must be to be told apart: the sum of their deviations; of a single seed, the noise."""
+    return sum(NOISE if row["sd"] is None else row["sd"] for row in (first, second))
 
 
 def _difference(row: Mapping[str, Any]) -> str:
