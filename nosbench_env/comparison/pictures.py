@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nosbench_env.comparison.comparison import AXIS_NAMES, Comparison, spent
+from nosbench_env.comparison.pareto import pareto_front
 from nosbench_env.comparison.runs import Axis
+from nosbench_env.costs import COSTS
 from nosbench_env.drawing import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit, wrapped
+from nosbench_env.known_programs import KNOWN_PROGRAMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_COST_LABELS = {
+    "memory": "state per parameter (floats)",
+    "operations": "operations per parameter and step",
+    "instructions": "instructions, simplified",
+}
 _FIRST_SHARE = 0.1  # of the axis, in which curves may leave the picture at its top: all start high
 
 
@@ -80,6 +88,57 @@ def draw_losses(comparison: Comparison) -> bytes:
     panel.set_yticks(range(len(comparison.methods)), [wrapped(method.label, 28) for method in comparison.methods])
     if comparison.reference is not None and comparison.reference.loss is not None:
         figure.legend(loc="outside lower center", frameon=False)
+    return png(figure)
+
+
+def draw_trade_offs(comparison: Comparison) -> bytes:
+    """Draws the fronts of all methods, loss against each cost, as a PNG file's content.
+
+    Lines are the lowest loss of what costs no more; marks away from them are cheaper in another cost.
+    """
+    found, reference = comparison.trade_offs, comparison.reference
+    assert found is not None
+    columns = 1 if len(comparison.methods) < 4 else 2
+    labels = [wrapped(method.label, 43) for method in comparison.methods]
+    legend_lines = sum(label.count("\n") + 1 for label in labels) / columns + 1
+    figure, panels = empty_figure(3.3 * max(2, len(found.costs)), 3.2 + 0.2 * legend_lines, len(found.costs))
+    for column, (cost, panel) in enumerate(zip(found.costs, panels, strict=True), start=1):
+        costs = [one.point[column] for front in found.fronts for one in front]
+        if reference is not None and reference.loss is not None:
+            costs.append(COSTS[cost](KNOWN_PROGRAMS[reference.name]))
+            label = f"{reference.name}, for reference" if column == 1 else None
+            panel.plot(costs[-1], reference.loss, "*", color="gray", markersize=11, label=label)
+        end = max(costs, default=0.0) + 0.5
+        for place, front in enumerate(found.fronts):
+            points = np.array([(one.point[column], one.point[0]) for one in front]).reshape(len(front), 2)
+            best = points[pareto_front(points)]
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            panel.step(
+                [*best[:, 0], *([end] if len(best) else [])],
+                [*best[:, 1], *best[-1:, 1]],
+                where="post",
+                color=colour,
+                linestyle=DASHES[place % len(DASHES)],
+                linewidth=1.8,
+                marker=marker,
+                markersize=5,
+                markevery=range(len(best)),
+                label=labels[place] if column == 1 else None,
+            )
+            panel.plot(*points.T, marker, color=colour, markersize=5, alpha=0.3, markeredgewidth=0)
+        panel.set(xlabel=_COST_LABELS[cost], xlim=(-0.03 * end, end))
+        panel.locator_params(axis="x", integer=True)
+        if column > 1:
+            panel.sharey(panels[0])
+            panel.tick_params(labelleft=False)
+    losses = [found.ideal[0], found.reference[0]]
+    if reference is not None and reference.loss is not None:
+        losses.append(reference.loss)
+    margin = 0.04 * (max(losses) - min(losses))
+    panels[0].set(
+        ylabel=with_unit("loss", comparison.conditions["task"]), ylim=(min(losses) - margin, max(losses) + margin)
+    )
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return png(figure)
 
 
