@@ -12,8 +12,11 @@ from nosbench_env.agents.ppo import PPOAgent
 from nosbench_env.agents.random_search import RandomSearch
 from nosbench_env.agents.regularized_evolution import RegularizedEvolution
 from nosbench_env.agents.search import Budget, HistoryEntry, RunError, SearchResult, search
+from nosbench_env.agents.smac_hpo import SmacHPO
+from nosbench_env.agents.smac_nos import SmacNOS
 
-# How each search method is made: `AGENTS[name](space, seed)`. The first two by the paper's abbreviations.
+# How each search method is made: `AGENTS[name](space, seed)`; "smac-hpo" searches no space of programs and takes none.
+# The first two by the paper's abbreviations.
 AGENTS: Mapping[str, Callable[..., Agent[Any]]] = MappingProxyType(
     {
         "rs": RandomSearch,
@@ -22,6 +25,8 @@ AGENTS: Mapping[str, Callable[..., Agent[Any]]] = MappingProxyType(
         "maskable-ppo": partial(PPOAgent, masked=True),
         "reinforce": partial(PolicyGradient, risk_seeking=False),
         "risk-seeking": partial(PolicyGradient, risk_seeking=True),
+        "smac-nos": SmacNOS,
+        "smac-hpo": SmacHPO,
     }
 )
 
@@ -38,5 +43,7 @@ __all__ = [
     "RegularizedEvolution",
     "RunError",
     "SearchResult",
+    "SmacHPO",
+    "SmacNOS",
     "search",
 ]

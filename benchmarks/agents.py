@@ -42,6 +42,8 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
     "reinforce-constrained": ("reinforce", CONSTRAINED, 16),
     "risk-seeking-constrained": ("risk-seeking", CONSTRAINED, 16),
     "untrained-constrained": ("reinforce", CONSTRAINED | {"learning_rate": 0.0}, 16),  # the policy they begin with
+    "smac-nos": ("smac-nos", {}, 1),
+    "smac-hpo": ("smac-hpo", {"initial_configs": 25}, 1),  # SMAC's own share of a budget of 100
 }
 
 

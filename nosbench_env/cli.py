@@ -83,10 +83,12 @@ class AgentName(StrEnum):
     maskable_ppo = "maskable-ppo"
     reinforce = "reinforce"
     risk_seeking = "risk-seeking"
+    smac_nos = "smac-nos"
+    smac_hpo = "smac-hpo"
 
 
 # Agents that learn from many programs at a time play episodes side by side, and worker processes train their programs.
-_BATCHES = {AgentName.re: 1, AgentName.rs: 1}
+_BATCHES = {AgentName.re: 1, AgentName.rs: 1, AgentName.smac_nos: 1, AgentName.smac_hpo: 1}
 _BATCH = 16
 
 
@@ -148,7 +150,9 @@ def search(
         typer.Option(
             help="Search method: `re` (regularized evolution), `rs` (random search), or reinforcement learning: `ppo` "
             "(an instruction an action), `maskable-ppo` (a token an action, exact masks; needs sb3-contrib), "
-            "`reinforce` and `risk-seeking` (policy gradients of a recurrent network)."
+            "`reinforce` and `risk-seeking` (policy gradients of a recurrent network). With SMAC (needs smac): "
+            "`smac-nos` (Bayesian optimization over programs) and `smac-hpo` (over PyTorch's optimizers and their "
+            "hyperparameters)."
         ),
     ] = AgentName.re,
     task: TaskOption = "pfn",
@@ -180,7 +184,14 @@ def search(
         typer.Option(
             help="Programs asked for and evaluated together. `rs` proposes the same programs whatever it is; `re` is "
             "the paper's algorithm with 1, and its asynchronous variant with more. Default: 1 for these two, 16 for "
-            "others."
+            "others, but for those of SMAC."
+        ),
+    ] = None,
+    initial: Annotated[
+        int | None,
+        typer.Option(
+            help="How many proposals the agents of SMAC begin with before they learn: about a quarter of a small "
+            "budget. Default, as in the paper: 10 (`smac-nos`), 90 (`smac-hpo`)."
         ),
     ] = None,
     workers: Annotated[
@@ -218,6 +229,7 @@ def search(
     * `nosbench search --start Adadelta --epochs 2 --run runs/from-adadelta`
     * `nosbench search --agent rs --batch 16 --workers 8`
     * `nosbench search --agent maskable-ppo --constraint written --constraint used --epochs 1`
+    * `nosbench search --agent smac-hpo --budget 100 --initial 25 --epochs 1`
     """
     display = _SearchDisplay(budget, as_json or quiet)
     with interruptible(display.interrupted):
@@ -226,7 +238,7 @@ def search(
         from nosbench_env.tasks import check_epochs
 
         constraints = tuple(sorted(set(constraint or ())))
-        method, label = _make_agent(agent, seed, start, constraints)
+        method, label = _make_agent(agent, seed, start, constraints, initial)
         usual_batch = _BATCHES.get(agent, _BATCH)
         batch = usual_batch if batch is None else batch
         limits = Budget(queries=budget, distinct=distinct)
@@ -239,6 +251,7 @@ def search(
                 (f"-{identity}", identity != "fingerprint"),
                 (f"-t{training_seed}", training_seed),
                 (f"-b{batch}", batch != usual_batch),
+                (f"-i{initial}", initial is not None),
                 *((f"-{name}", True) for name in constraints),
             )
             if differs
@@ -340,15 +353,23 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _make_agent(agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...]) -> tuple[Agent, str]:
+def _make_agent(
+    agent: AgentName, seed: int, start: str | None, constraints: tuple[str, ...], initial: int | None
+) -> tuple[Agent[Any], str]:
     """The search method, and what to call it in the run folder's name."""
     from nosbench_env.agents import AGENTS, RegularizedEvolution
     from nosbench_env.search_space import SearchSpace
 
+    if start is not None and agent is not AgentName.re:
+        raise ValueError("--start is for --agent re; the others start from nothing")
+    if agent in (AgentName.smac_nos, AgentName.smac_hpo):
+        if constraints:
+            raise ValueError(f"--constraint is not for --agent {agent.value}: its configurations can't express any")
+        return AGENTS[agent.value](seed=seed, **({} if initial is None else {"initial_configs": initial})), agent.value
+    if initial is not None:
+        raise ValueError("--initial is for --agent smac-nos and smac-hpo; the others have no initial design")
     space = SearchSpace(constraints=constraints)
     if agent is not AgentName.re:
-        if start is not None:
-            raise ValueError("--start is for --agent re; the others start from nothing")
         return AGENTS[agent.value](space=space, seed=seed), agent.value
     start = _REFERENCE if start is None else start
     if start.lower() == "random":
@@ -506,7 +527,7 @@ def _search_text(result: SearchResult, folder: Path) -> str:
     lines += [
         f"Best program (query {best.number}), {reference.task} task, {_epochs(reference.epochs)}:",
         "",
-        *(f"    {instruction}" for instruction in best.program),
+        *(f"    {line}" for line in str(best.program).splitlines()),
         "",
         f"    loss {best.loss:.4f}    {_REFERENCE} {reference.loss:.4f}",
         "",

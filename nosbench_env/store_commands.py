@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -366,12 +365,13 @@ def rekey(
 def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
     """The identity of a program on a task, as the oracle has it; None if the task is not known."""
     from nosbench_env.identity import identify
-    from nosbench_env.tasks import TASKS
+    from nosbench_env.tasks import check_task_name, task_class
 
-    if task not in TASKS:
+    try:
+        check_task_name(task)
+    except ValueError:
         return None
-    module, _, name = TASKS[task].partition(":")
-    return identify(program, identity, getattr(import_module(module), name))
+    return identify(program, identity, task_class(task))
 
 
 def _identity_like(program: Program, key: ResultKey) -> str | None:

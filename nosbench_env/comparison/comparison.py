@@ -82,7 +82,7 @@ RUN_FIELDS: Mapping[str, str] = {
     "queries": "Queries within the budget.",
     "loss": "Lowest loss within the budget; nothing if none was finite.",
     "found_at": "Number of the query that had it first.",
-    "program": "The program that had it, as `Program.parse` reads it; or the optimizer of a library.",
+    "program": "The program that had it, as `Program.parse` reads it; an optimizer as `OptimizerConfig.parse` does.",
 }
 PAIR_FIELDS: Mapping[str, str] = {
     "a": "Name of the one method.",

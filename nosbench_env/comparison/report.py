@@ -24,6 +24,7 @@ from nosbench_env.comparison.pictures import draw_curves, draw_losses, draw_trad
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.notation import pseudocode
+from nosbench_env.optimizer_config import Candidate
 from nosbench_env.program import Program
 
 _TEMPLATE = "report.html.jinja"
@@ -108,23 +109,10 @@ def point_text(names: Sequence[str], point: Sequence[float]) -> str:
 
 def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
     """What the report shows of a method's best programs."""
-    found: list[dict[str, Any]] = []
-    for run, entry in comparison.best_programs(method):
-        found.append({"loss": entry.loss, "seed": run.seed, "number": entry.number})
-        if not isinstance(entry.program, Program):
-            found[-1] |= {"optimizer": str(entry.program), "behaviour": "no program"}
-            continue
-        form = canonical_form(entry.program)
-        found[-1] |= {
-            "optimizer": "",
-            "program": str(entry.program),
-            "length": len(entry.program),
-            "simplified": str(entry.program.simplified()),
-            "pseudocode": pseudocode(entry.program),
-            "behaviour": form.behaviour,
-            "form": str(form),
-        }
-    return found
+    return [
+        {"loss": entry.loss, "seed": run.seed, "number": entry.number} | _shown_program(entry.program)
+        for run, entry in comparison.best_programs(method)
+    ]
 
 
 def _front(comparison: Comparison) -> list[dict[str, Any]]:
@@ -139,6 +127,22 @@ def _front(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for one in found
     ]
+
+
+def _shown_program(program: Candidate) -> dict[str, Any]:
+    """A program with its pseudocode and more; of an optimizer of a library there is nothing but its text."""
+    text = str(program)
+    if not isinstance(program, Program):
+        return {"program": text, "behaviour": "hyperparameters", "pseudocode": text, "instructions": None}
+    form = canonical_form(program)
+    return {
+        "program": text,
+        "behaviour": form.behaviour,
+        "pseudocode": pseudocode(program),
+        "instructions": len(program),
+        "simplified": str(program.simplified()),
+        "form": str(form),
+    }
 
 
 def _share(value: float) -> str:

@@ -34,7 +34,12 @@ CONDITIONS: Mapping[str, type] = {
     "training_seed": int,
     "identity": str,
 }
-_AGENT_NAMES = {"rs": "random search", "re": "regularized evolution"}
+_AGENT_NAMES = {
+    "rs": "random search",
+    "re": "regularized evolution",
+    "smac-nos": "SMAC over programs",
+    "smac-hpo": "SMAC over optimizers",
+}
 _LONGEST_LABEL = 80
 
 

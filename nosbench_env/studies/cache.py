@@ -35,7 +35,7 @@ from nosbench_env.studies.cache_errors import (
 from nosbench_env.studies.cache_growth import cache_sizes, hits, sampled_queries, seed_pairs, trails
 from nosbench_env.studies.identities import IDENTITIES, Key, keys_of
 from nosbench_env.studies.search_runs import SearchRuns
-from nosbench_env.studies.study_folder import Row, StudyFolder
+from nosbench_env.studies.study_folder import Row, StudyFolder, finite
 from nosbench_env.studies.trainings import FIRST_STEPS, TrainingLog, final_losses, first_losses, to_json
 from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task
 from nosbench_env.tasks.task import Task
@@ -249,7 +249,7 @@ class CacheStudy:
     def _summarise(self, part: str, rows: Sequence[Row]) -> None:
         """Puts a part's table into the summary, beside those of other parts."""
         summary = self.files.read_json("summary.json")
-        summary[part] = {"settings": asdict(self.settings), "rows": [_finite(row) for row in rows]}
+        summary[part] = {"settings": asdict(self.settings), "rows": [finite(row) for row in rows]}
         self.files.write_json("summary.json", summary)
 
 
@@ -497,10 +497,6 @@ def diverged(study: CacheStudy) -> list[Row]:
     study.files.write_csv("diverged.csv", table)
     study.files.write_json("diverged.json", listed)
     return table
-
-
-def _finite(row: Row) -> Row:
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 PARTS: Mapping[str, Callable[[CacheStudy], list[Row]]] = MappingProxyType(

@@ -49,7 +49,7 @@ class SearchRuns:
             return RandomSearch(SearchSpace(self.max_instructions), seed).ask(self.queries)
         history = self._history(seed)
         try:
-            entries = [HistoryEntry.from_json(json.loads(line)) for line in _lines(history)[: self.queries]]
+            entries = [HistoryEntry.from_json(json.loads(line)) for line in whole_lines(history)[: self.queries]]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunError(f"{history} is damaged: {error}; delete its folder to run it again") from error
         return [entry.program for entry in entries]
@@ -81,7 +81,7 @@ class SearchRuns:
 
     def done(self, seed: int) -> int:
         """How many queries a run of evolution has done."""
-        return len(_lines(self._history(seed)))
+        return len(whole_lines(self._history(seed)))
 
     def _history(self, seed: int) -> Path:
         return self.folder / f"re-{seed}" / "history.jsonl"
@@ -109,12 +109,12 @@ def _stay_with_parent(seed: int, entry: HistoryEntry, so_far: SearchResult) -> N
     end_with_parent()
 
 
-def _lines(file: Path) -> list[bytes]:
+def whole_lines(file: Path) -> list[bytes]:
     """The complete lines of a file; none if it is not there."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"can't read {file}: {error}; choose another folder with --folder") from error
+        raise RunError(f"can't read {file}: {error}; choose another folder") from error
     return data[: data.rfind(b"\n") + 1].splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from nosbench_env.studies.identities import write_text
+from nosbench_env.studies.identities import write_bytes, write_text
 
 Row = dict[str, Any]
 
@@ -64,6 +65,10 @@ class StudyFolder:
         """Writes a file of the folder."""
         write_text(self.path / name, text)
 
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes a file of the folder."""
+        write_bytes(self.path / name, data)
+
     def write_json(self, name: str, data: Any) -> None:
         """Writes JSON data, which must hold no number that is not finite."""
         self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
@@ -98,3 +103,10 @@ class StudyFolder:
         if different:
             changes = "; ".join(f"{name} is {found.get(name)!r}, now {config[name]!r}" for name in different)
             raise StudyError(f"{self.path} holds another study: {changes}. Choose another folder with {self._option}")
+
+
+def finite(row: Mapping[str, Any]) -> Row:
+    """A row as JSON data: None where a number is not finite."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }

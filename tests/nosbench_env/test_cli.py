@@ -101,6 +101,11 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
         (["evaluate"], "Missing argument 'PROGRAM'"),
         (["search", "--agent", "sac"], "'sac' is not one of 're', 'rs', 'ppo', 'maskable-ppo'"),
         (["search", "--agent", "ppo", "--start", "Adam"], "--start is for --agent re"),
+        (["search", "--agent", "smac-hpo", "--start", "Adam"], "--start is for --agent re"),
+        (["search", "--agent", "smac-nos", "--constraint", "used"], "--constraint is not for --agent smac-nos"),
+        (["search", "--agent", "smac-hpo", "--constraint", "used"], "--constraint is not for --agent smac-hpo"),
+        (["search", "--agent", "smac-hpo", "--initial", "0"], "initial_configs must be an integer >= 1, got 0"),
+        (["search", "--agent", "rs", "--initial", "9"], "--initial is for --agent smac-nos and smac-hpo"),
         (["search", "--constraint", "short"], "constraints must be some of ['gradient', 'used', 'written'], got"),
         (["search", "--constraint", "used", "--start", "r9 = mul(grad, 0.1); r10 = log(step)"], "constraint 'used'"),
         (["search", "--agent", "rs", "--start", "Adam"], "--start is for --agent re"),
@@ -199,7 +204,7 @@ def test_distinct_programs_can_limit_a_search(nosbench) -> None:
     assert run.err == ""
 
 
-@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ("rs", "re")])
+@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ("rs", "re", "smac-nos", "smac-hpo")])
 def test_reinforcement_learning_searches_in_batches_and_goes_on(nosbench, tmp_path: Path, agent: str) -> None:
     if agent == "maskable-ppo":
         pytest.importorskip("sb3_contrib")
@@ -214,6 +219,18 @@ def test_reinforcement_learning_searches_in_batches_and_goes_on(nosbench, tmp_pa
     batches = [json.loads(line)["batch"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert batches == [1] * 16 + [2] * 16
     assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_smac_searches_among_optimizers_and_the_best_can_be_evaluated(nosbench) -> None:
+    pytest.importorskip("smac")
+    command = ["search", *TOY, "--agent", "smac-hpo", "--epochs", "1", "--initial", "4", "--budget"]
+    found = nosbench(*command, "4")
+    assert "Run folder: runs/smac-hpo-toy-e1-s0-i4\n" in found.out
+    assert "\n    torch.optim." in found.out
+    longer = json.loads(nosbench(*command, "6", "--json").out)
+    assert longer["queries"] == 6
+    again = json.loads(nosbench("evaluate", f"{longer['run']}/best.txt", *TOY, "--epochs", "1", "--json").out)
+    assert (again["program"], again["loss"]) == (longer["best"]["program"], longer["best"]["loss"])
 
 
 def test_constraints_keep_to_programs_that_obey_them_in_a_run_folder_of_their_own(nosbench) -> None:
@@ -233,6 +250,16 @@ def test_a_missing_extra_is_named(nosbench, monkeypatch: pytest.MonkeyPatch) -> 
     assert (run.code, run.err) == (
         2,
         "nosbench: maskable-ppo needs sb3-contrib: pip install 'nosbench_env[sb3-contrib]'\n",
+    )
+
+
+@pytest.mark.parametrize("agent", ["smac-nos", "smac-hpo"])
+def test_smac_missing_is_named(nosbench, monkeypatch: pytest.MonkeyPatch, agent: str) -> None:
+    monkeypatch.setattr("nosbench_env.config_spaces.find_spec", lambda name: None)
+    run = nosbench("search", "--agent", agent, *TOY)
+    assert (run.code, run.err) == (
+        2,
+        "nosbench: searching with SMAC needs smac: pip install 'nosbench_env[smac]'\n",
     )
 
 
