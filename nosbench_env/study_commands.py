@@ -237,7 +237,8 @@ def figure1(
         list[str] | None,
         typer.Option(
             help="A baseline or a group of them (`nosbench baselines --list`); may be given several times. Default: "
-            "`program` and `schedule`, those of the paper."
+            "`program` and `schedule`, those of the paper.",
+            autocompletion=completion.baselines,
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Where everything is kept: runs, tables, the picture.")] = Path(
@@ -322,7 +323,8 @@ def figure5(
         list[str] | None,
         typer.Option(
             help="An optimizer: a baseline (`nosbench baselines --list`), a program or an optimizer as in `nosbench "
-            "plot`; may be given several times. Default: Incumbent, AdamW and Adadelta, as in the paper."
+            "plot`; may be given several times. Default: Incumbent, AdamW and Adadelta, as in the paper.",
+            autocompletion=completion.candidates,
         ),
     ] = None,
     task: Annotated[
