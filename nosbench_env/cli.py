@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.baseline_commands import baselines, plot
 from nosbench_env.candidate_argument import read_candidate
 from nosbench_env.command_line import (
@@ -167,13 +168,15 @@ def search(
         typer.Option(
             help="Search only among programs that keep it; may be given several times. `written`: no slot is read that "
             "no instruction writes. `used`: the last instruction depends on all others. `gradient`: one reads the "
-            "gradient."
+            "gradient.",
+            autocompletion=completion.constraints,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW."
+            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW.",
+            autocompletion=completion.start_programs,
         ),
     ] = None,
     batch: Annotated[
@@ -205,7 +208,10 @@ def search(
     shipped: ShippedOption = True,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run folder: history and state, for resuming. Default: runs/, named after the options."),
+        typer.Option(
+            help="Run folder: history and state, for resuming. Default: runs/, named after the options.",
+            autocompletion=completion.run_folders,
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nosbench_env import completion
 from nosbench_env.command_line import JsonOption, StoreOption, aligned, interruptible
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ class AxisName(StrEnum):
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, of any number of methods and seeds.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, of any number of methods and seeds.",
+            autocompletion=completion.run_folders,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where the report goes, with its data and pictures.")] = Path("comparison"),
     x: Annotated[
@@ -53,7 +59,8 @@ def compare(
     reference: Annotated[
         str,
         typer.Option(
-            help="A known program to show beside them, or `none`. It is looked up in the store and never trained."
+            help="A known program to show beside them, or `none`. It is looked up in the store and never trained.",
+            autocompletion=completion.reference_programs,
         ),
     ] = "AdamW",
     pareto: Annotated[

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.command_line import (
     EXIT_WRONG,
     DeviceOption,
@@ -49,7 +50,7 @@ store_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.")]
+TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.", autocompletion=completion.tasks)]
 MethodFilter = Annotated[
     str | None,
     typer.Option(help="Only results whose identity comes from this method, with its version, such as `paper-1`."),
@@ -262,7 +263,7 @@ def prune(
     identity_method: Annotated[
         str | None, typer.Option(help="Results whose identity comes from this method, such as `paper-1`.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Results of this task.")] = None,
+    task: Annotated[str | None, typer.Option(help="Results of this task.", autocompletion=completion.tasks)] = None,
     task_version: Annotated[int | None, typer.Option(help="Results of this version of the task.")] = None,
     nosbench_version: Annotated[
         str | None, typer.Option(help="Results trained by this version of nosbench_env.")
@@ -318,7 +319,12 @@ def prune(
 @store_app.command()
 def rekey(
     to: Annotated[
-        str, typer.Option(metavar="METHOD", help="What decides from now on: `fingerprint`, `canonical` or `paper`.")
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="What decides from now on: `fingerprint`, `canonical` or `paper`.",
+            autocompletion=completion.identities,
+        ),
     ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete old results once they are there under a new key.")

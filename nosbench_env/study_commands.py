@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nosbench_env import completion
 from nosbench_env.command_line import DeviceOption, JsonOption, QuietOption, aligned, interruptible
 
 # The commands import torch and what needs it when they run, so that --help answers at once.
@@ -94,7 +95,9 @@ def cache(
     seeds: Annotated[int | None, typer.Option(help="Runs of each method.")] = None,
     queries: Annotated[int | None, typer.Option(help="Programs that a run asks for. Default: 8000.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of trainings.")] = None,
-    task: Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`.")] = "pfn",
+    task: Annotated[
+        str, typer.Option(help="`pfn`, the paper's task, or `toy`.", autocompletion=completion.tasks)
+    ] = "pfn",
     max_instructions: Annotated[
         int,
         typer.Option(help="Length of the longest programs: 14 in the paper's code, 20 in its text."),

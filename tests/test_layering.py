@@ -69,6 +69,7 @@ LAYERS = [
     {"postprocessing.ablation", "postprocessing.sensitivity", "postprocessing.shortening", "postprocessing.tuning"},
     {"postprocessing.pictures"},
     {"postprocessing"},
+    {"completion"},
     {"command_line"},
     {"cost_commands"},
     {"baseline_commands", "compare_commands", "program_commands", "store_commands", "study_commands"},
