@@ -29,6 +29,7 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
+from nosbench_env.export_commands import export
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import Program
 from nosbench_env.program_argument import read_program
@@ -57,6 +58,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(compare)
+app.command()(export)
 app.add_typer(store_app)
 app.add_typer(study_app)
 
@@ -105,7 +107,7 @@ def evaluate(
         typer.Argument(
             metavar="PROGRAM",
             help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-            "or a file that holds its text or JSON form.",
+            "or a file that holds its text or JSON form, or, as .py, a step in Python.",
         ),
     ],
     task: TaskOption = "pfn",

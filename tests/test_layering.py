@@ -12,11 +12,15 @@ LAYERS = [
     {"program"},
     {"grammar"},
     {"known_programs", "search_space"},
-    {"program_argument"},
     {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
     {"compiled.schedule", "canonical", "compiled.probe_machine"},
     {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
-    {"notation", "compiled.interpreter"},
+    {"notation", "compiled.interpreter", "constant_search"},
+    {"python_import", "export.names"},
+    {"program_argument", "export.step", "export.infix", "export.latex", "export.json_file", "export.python_step"},
+    {"export.torch_code"},
+    {"export.optax_code"},
+    {"export"},
     {"compiled.device"},
     {"optimizer"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
@@ -56,11 +60,12 @@ LAYERS = [
     {"comparison.report"},
     {"comparison"},
     {"command_line"},
-    {"compare_commands", "store_commands", "study_commands"},
+    {"compare_commands", "export_commands", "store_commands", "study_commands"},
     {"cli"},
     {"__main__", ""},
 ]
-CALLS_UP = {("program", "simplification")}  # for the convenience of `program.simplified()`, at its call
+# For the convenience of `program.simplified()` and the like, at their call.
+CALLS_UP = {("program", name) for name in ("simplification", "notation", "python_import", "export.latex")}
 HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in modules}
 
 

@@ -48,11 +48,14 @@ def memory_name(name: str, lines: Mapping[str, Term]) -> str:
     term = lines[name]
     if term.op == "name":
         return {"w": "prev_param", "g": "prev_grad"}.get(term.text, "memory")
-    if term.op not in ("add", "sub", "maximum") or not any(_is(source, name) for source in _factors(term.inputs)):
+    if term.op not in ("add", "maximum") or not any(_is(source, name) for source in _factors(term.inputs)):
         return "memory"
-    other = next((s for s, factor in zip(term.inputs, _factors(term.inputs), strict=True) if not _is(factor, name)), None)
-    if other is None or term.op == "sub":
+    others = [
+        source for source, factor in zip(term.inputs, _factors(term.inputs), strict=True) if not _is(factor, name)
+    ]
+    if not others:
         return "memory"
+    other = others[0]
     if term.op == "maximum":
         known = other.text.startswith("m") and other.text in lines and lines[other.text].op != "maximum"
         return f"max_{memory_name(other.text, lines)}" if known else "memory"
@@ -107,9 +110,7 @@ def plural(name: str) -> str:
 
 def _factors(terms: tuple[Term, ...] | list[Term]) -> list[Term]:
     """The terms without factors that are numbers."""
-    return [
-        term.inputs[1] if term.op == "mul" and term.inputs[0].op == "number" else term for term in terms
-    ]
+    return [term.inputs[1] if term.op == "mul" and term.inputs[0].op == "number" else term for term in terms]
 
 
 def _is(term: Term, name: str) -> bool:

@@ -8,9 +8,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from nosbench_env.canonical import canonical_form
 from nosbench_env.compiled.lowering import Kind
@@ -25,7 +24,9 @@ DEFAULT_NAME = "FoundOptimizer"
 LINE_LENGTH = 120
 _MAX_NAME = 60
 _TEMPLATE = "torch.py.jinja"
-_MODULE_NAMES = frozenset(("Any", "Callable", "Iterable", "Optimizer", "Parameter", "ParamsT", "Tensor", "overload", "torch"))
+_MODULE_NAMES = frozenset(
+    ("Any", "Callable", "Iterable", "Optimizer", "Parameter", "ParamsT", "Tensor", "overload", "torch")
+)
 
 _METHODS = ("sqrt", "exp", "log", "sign", "abs", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "mean")
 _CALLS = {"norm": "torch.linalg.vector_norm", "std": "_std", "size": "_size", "heaviside": "_heaviside"}
@@ -58,8 +59,8 @@ def to_torch(program: Program, name: str | None = None) -> str:
     terms = [term for line in (*step.schedule, *step.lines) for term in subterms(line.term)]
     return template(_TEMPLATE).render(
         name=name,
-        introduction=_introduction(step),
-        remembered=_remembered(step),
+        introduction=introduction(step),
+        remembered=remembered(step),
         formulas=pseudocode(program).splitlines(),
         digest=str(canonical_form(program)),
         version=version("nosbench_env"),
@@ -79,18 +80,21 @@ def to_torch(program: Program, name: str | None = None) -> str:
     )
 
 
-def _introduction(step: Step) -> str:
+def introduction(step: Step) -> str:
+    """How the formulas are introduced."""
     when = ", at the tensor's step t (1 at the first)" if step.counts_steps else ""
     return f"What it does at each step to a parameter tensor w, whose gradient is g{when}:"
 
 
-def _remembered(step: Step) -> str:
+def remembered(step: Step) -> str:
     """Which names of the formulas are remembered, and what they are called in the code."""
     if not step.memories:
         return ""
     which = "m is" if len(step.memories) == 1 else "The m are"
     names = ", ".join(step.memories)
-    return textwrap.fill(f"{which} remembered from step to step and 0 before the first; in the code: {names}.", LINE_LENGTH)
+    return textwrap.fill(
+        f"{which} remembered from step to step and 0 before the first; in the code: {names}.", LINE_LENGTH
+    )
 
 
 def class_name(program: Program, name: str | None) -> str:
@@ -113,10 +117,10 @@ def class_name(program: Program, name: str | None) -> str:
     return name
 
 
-def template(name: str) -> Any:
+def template(name: str) -> Template:
     """A template of this folder."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    return environment.from_string(files("nosbench_env.export").joinpath(name).read_text(encoding="utf-8") )
+    return environment.from_string(files("nosbench_env.export").joinpath(name).read_text(encoding="utf-8"))
 
 
 def wrapped(start: str, items: Sequence[str], end: str, indent: int = 0) -> str:
@@ -225,7 +229,7 @@ def call(term: Term, arguments: Sequence[str], receivers: Sequence[str], scalars
 
 
 class _Together:
-    """Writes a step for lists of tensors, with torch's `_foreach` functions, in place where values are of no more use."""
+    """Writes a step for lists of tensors, with torch's `_foreach` functions, in place where that changes nothing else."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
