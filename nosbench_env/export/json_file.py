@@ -21,7 +21,7 @@ def to_json(program: Program, name: str | None = None) -> str:
       "name": "Descent",
       "text": ["r9 = mul(grad, 0.01)"],
       "program": [["mul", [1, 6], 9]],
-      "canonical": "canonical-1:2d1c0e4ab58dd8e7d5eb5cdd1a1ac1e5"
+      "canonical": "canonical-1:ad6180f378cb3dff4a6b5952269af7a4"
     }
     <BLANKLINE>
     """

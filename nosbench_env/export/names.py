@@ -48,18 +48,14 @@ def memory_name(name: str, lines: Mapping[str, Term]) -> str:
     term = lines[name]
     if term.op == "name":
         return {"w": "prev_param", "g": "prev_grad"}.get(term.text, "memory")
-    if term.op not in ("add", "maximum") or not any(_is(source, name) for source in _factors(term.inputs)):
+    others = [source for source in term.inputs if not _is(_without_number(source), name)]
+    if term.op not in ("add", "maximum") or len(others) != 1:
         return "memory"
-    others = [
-        source for source, factor in zip(term.inputs, _factors(term.inputs), strict=True) if not _is(factor, name)
-    ]
-    if not others:
-        return "memory"
-    other = others[0]
+    (other,) = others
     if term.op == "maximum":
         known = other.text.startswith("m") and other.text in lines and lines[other.text].op != "maximum"
         return f"max_{memory_name(other.text, lines)}" if known else "memory"
-    (factor,) = _factors([other])
+    factor = _without_number(other)
     described = _described(factor)
     if factor == other:  # as in m = 0.9*m + g and m = m + g**2
         return _SUMS.get(described, "memory")
@@ -73,7 +69,7 @@ def memory_name(name: str, lines: Mapping[str, Term]) -> str:
 def _averages_gradient(name: str, lines: Mapping[str, Term]) -> bool:
     """Whether a memory is an average of the gradient itself."""
     term = lines[name]
-    return term.op == "add" and {_described(factor) for factor in _factors(term.inputs)} == {name, "g"}
+    return term.op == "add" and {_described(_without_number(source)) for source in term.inputs} == {name, "g"}
 
 
 def value_name(term: Term, *, schedule: bool) -> str:
@@ -108,9 +104,9 @@ def plural(name: str) -> str:
     return f"{stem}es{number}" if stem.endswith(("s", "x")) else f"{stem}s{number}"
 
 
-def _factors(terms: tuple[Term, ...] | list[Term]) -> list[Term]:
-    """The terms without factors that are numbers."""
-    return [term.inputs[1] if term.op == "mul" and term.inputs[0].op == "number" else term for term in terms]
+def _without_number(term: Term) -> Term:
+    """A term without the number that it is multiplied by."""
+    return term.inputs[1] if term.op == "mul" and term.inputs[0].op == "number" else term
 
 
 def _is(term: Term, name: str) -> bool:

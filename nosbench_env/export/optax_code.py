@@ -45,12 +45,10 @@ def to_optax(program: Program, name: str | None = None) -> str:
     terms = [term for line in (*step.schedule, *step.lines) for term in subterms(line.term)]
     arguments = [*(["param"] if "param" in step.reads else []), "grad", *step.memories]
     trees = {"param": "params", "grad": "updates"} | {memory: f"state.{memory}" for memory in step.memories}
-    memories = [
-        (memory, f"_like({memory}, {'grad' if kind == Kind.ARRAY else memory})" if not step.grows else memory)
-        for memory, kind in step.memories.items()
-    ]
+    arrays = {memory: kind == Kind.ARRAY and not step.grows for memory, kind in step.memories.items()}
+    after = [f"_like({name}, grad)" if array else f"jnp.asarray({name}, grad.dtype)" for name, array in arrays.items()]
     (update,) = (line.term for line in step.lines if line.name == "param")
-    results = [f"_like({'-' if step.added else ''}{infix(update, _call)}, grad)", *(text for _, text in memories)]
+    results = [f"_like({'-' if step.added else ''}{infix(update, _call)}, grad)", *after]
     define = [f"{argument}: Array" for argument in arguments]
     return template(_TEMPLATE).render(
         name=name,
@@ -62,14 +60,14 @@ def to_optax(program: Program, name: str | None = None) -> str:
         version=version("nosbench_env"),
         step=step,
         needs_params="param" in step.reads,
-        memories=[(memory, kind == Kind.ARRAY) for memory, kind in step.memories.items()],
+        arrays=arrays,
         schedule=[f"{line.name} = {infix(line.term, _call)}" for line in step.schedule],
         define=wrapped("def of_tensor(", define, ") -> tuple[Array, ...]:", indent=8),
         lines=[f"{line.name} = {infix(line.term, _call)}" for line in step.lines if line.name != "param"],
         results=wrapped("(", results, ")", indent=12) if len(results) > 1 else f"({results[0]},)",
         trees=f"trees = ({', '.join(trees[a] for a in arguments)}{',' if len(arguments) == 1 else ''})",
         columns=len(results),
-        state=", ".join([*(["count"] if step.counts_steps else []), *(["*columns[1:]"] if memories else [])]),
+        state=", ".join([*(["count"] if step.counts_steps else []), *(["*columns[1:]"] if arrays else [])]),
         functions={term.op for term in terms},
     )
 

@@ -229,7 +229,7 @@ def call(term: Term, arguments: Sequence[str], receivers: Sequence[str], scalars
 
 
 class _Together:
-    """Writes a step for lists of tensors, with torch's `_foreach` functions, in place where that changes nothing else."""
+    """Writes a step for lists of tensors, with torch's `_foreach` functions, in place where that harms nothing."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
