@@ -37,7 +37,7 @@ class Expression:
 def find_constant(value: float) -> Expression | None:
     """An expression of the language's constants whose float32 value is that of `value`; None if none was found.
 
-    Expressions of up to three instructions are found in the order of their length, then some of up to seven.
+    Expressions of up to three instructions are found in the order of their length, then some of up to six.
     """
     target = np.float32(value)
     table = _table()
@@ -112,7 +112,7 @@ class _Table:
         """An expression of two tabulated numbers, the second as short as can be."""
         if not np.isfinite(target):
             return None
-        for level in self.levels:
+        for level in self.levels[:-1]:
             for function, others in self._others(target, self.values[level]):
                 nearest = np.searchsorted(self.sorted, others)
                 for shift in range(-2, 3):

@@ -76,7 +76,9 @@ def export(
     if output is None:
         print(text, end="")
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w" if force else "x", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{output} can't be written ({error.strerror})") from None
     print(f"Written to {output}")

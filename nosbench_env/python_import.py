@@ -27,6 +27,7 @@ from nosbench_env.program import (
 
 _MAX_TEXT = 1 << 16
 _MAX_DEPTH = 100  # of an expression
+_TOO_MANY = f"the step needs more than {MAX_SLOTS - FIRST_WRITABLE_SLOT} slots at a time"
 _ONE = next(slot for slot, value in CONSTANTS.items() if value == 1.0)
 
 _OPERATORS: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
@@ -39,6 +40,7 @@ _NAMES = {
     **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "min": "minimum", "max": "maximum"},
     **{"size": "size", "numel": "size"},
 }
+_COMPOSED = ("clamp", "clip", "pow", "neg", "reciprocal")  # written with others
 _ALLOWED = (
     "+ - * /, x ** 2, x / (1 - b ** t), and torch's sqrt, square, exp, log, sign, abs, sin, cos, tan, arcsin, arccos, "
     "arctan, minimum, maximum, clamp, heaviside, norm, mean, std, numel"
@@ -88,7 +90,7 @@ class _Reader:
         self.names: dict[str, _Value] = {}
         self.param = ""
         self.assigned: set[str] = set()
-        self.update: _Value | None = None
+        self.update: int | None = None
 
     def program(self, module: ast.Module) -> Program:
         function: ast.FunctionDef | None = None
@@ -112,7 +114,7 @@ class _Reader:
         if self.update is None:
             raise InvalidProgram(f"the step neither assigns '{self.param} = {self.param} - ...' nor returns an update")
         after = {name: self._value(self.names[name], function) for name in self.graph.memories}
-        return self.graph.program(self._value(self.update, function), after)
+        return self.graph.program(self.update, after)
 
     def _signature(self, function: ast.FunctionDef) -> None:
         arguments = function.args
@@ -164,9 +166,9 @@ class _Reader:
             return
         match value:
             case ast.BinOp(ast.Name(read), ast.Sub(), update) if read == name:
-                self.update = self._evaluated(update)
+                self.update = self._value(self._evaluated(update), statement)
             case ast.BinOp(ast.Name(read), ast.Add(), update) if read == name:
-                self.update = self._negated(self._evaluated(update), statement)
+                self.update = self._value(self._negated(self._evaluated(update), statement), statement)
             case _:
                 raise _error(statement, f"the parameter changes by '{name} = {name} - ...' alone")
         del self.names[name]
@@ -185,7 +187,7 @@ class _Reader:
                     f"what is returned is the update, which is subtracted from {read}; for a new value write "
                     f"'{read} = {_shown(value)}'",
                 )
-        self.update = self._evaluated(value)
+        self.update = self._value(self._evaluated(value), statement)
 
     def _number(self, node: ast.expr) -> float:
         value = self._evaluated(node)
@@ -248,6 +250,8 @@ class _Reader:
                 inputs = [value, *arguments]
             case _:
                 raise _error(node, f"{_shown(function)} is not of the language; allowed are {_ALLOWED}")
+        if name not in (*_NAMES, *_COMPOSED):
+            raise _error(node, f"unknown function {name!r}; allowed are {_ALLOWED}")
         values = [inner(value) for value in inputs]
         if name in ("clamp", "clip"):
             return self._clamp(node, values, {keyword.arg or "": inner(keyword.value) for keyword in keywords})
@@ -258,7 +262,7 @@ class _Reader:
         if name in ("neg", "reciprocal") and len(values) == 1:
             return self._negated(values[0], node) if name == "neg" else self._power(node, values[0], -1.0)
         if name not in _NAMES:
-            raise _error(node, f"unknown function {name!r}; allowed are {_ALLOWED}")
+            raise _error(node, f"{_shown(node)}: {name} takes {2 if name == 'pow' else 1} inputs here")
         known = FUNCTIONS[_NAMES[name]]
         if len(values) != known.arity:
             plural = "input" if known.arity == 1 else "inputs"
@@ -394,6 +398,8 @@ class _Emitter:
 
     def __init__(self, nodes: Sequence[_Node], order: Sequence[int], update: int, memories: Mapping[int, int]) -> None:
         self.nodes, self.order, self.update, self.memories = nodes, order, update, memories
+        if len(memories) > MAX_SLOTS - FIRST_WRITABLE_SLOT:
+            raise InvalidProgram(_TOO_MANY)
         self.homes = {memory: FIRST_WRITABLE_SLOT + place for place, memory in enumerate(memories)}
         self.slots = {slot: slot for slot in range(FIRST_WRITABLE_SLOT)} | self.homes
         self.free = set(range(FIRST_WRITABLE_SLOT + len(memories), MAX_SLOTS))
@@ -437,7 +443,7 @@ class _Emitter:
 
     def _temporary(self) -> int:
         if not self.free:
-            raise InvalidProgram(f"the step needs more than {MAX_SLOTS - FIRST_WRITABLE_SLOT} slots at a time")
+            raise InvalidProgram(_TOO_MANY)
         slot = min(self.free)
         self.free.remove(slot)
         return slot

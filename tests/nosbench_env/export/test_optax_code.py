@@ -14,7 +14,7 @@ jax = pytest.importorskip("jax", reason="needs JAX: pip install optax")
 optax = pytest.importorskip("optax", reason="needs optax: pip install optax")
 
 
-def trajectory(module: Any, start: list[Tensor], grads: list[list[Tensor]], *, compiled: bool) -> list[list[Tensor]]:
+def trajectory(module: Any, start: list[Tensor], grads: list[list[Tensor]], compiled: bool) -> list[list[Tensor]]:
     """All parameters after each step."""
     optimizer = module.exported()
     params = {str(place): jax.numpy.asarray(tensor.numpy()) for place, tensor in enumerate(start)}
@@ -29,25 +29,28 @@ def trajectory(module: Any, start: list[Tensor], grads: list[list[Tensor]], *, c
     return after
 
 
-def assert_close(program: Program, folder: Path, *, compiled: bool = False) -> None:
+def assert_close(program: Program, folder: Path, *, compiled: bool = True) -> None:
     """Within 1e-6; infinite and NaN where the program's are."""
     start, grads = start_and_gradients()
     expected = of_program(program, start, grads)
-    got = trajectory(load(to_optax(program, "Exported"), folder), start, grads, compiled=compiled)
+    got = trajectory(load(to_optax(program, "Exported"), folder), start, grads, compiled)
     for of_expected, of_got in zip(expected, got, strict=True):
         torch.testing.assert_close(of_got, of_expected, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", KNOWN_PROGRAMS)
-def test_known_programs_are_exported(name: str, compiled: bool, tmp_path: Path) -> None:
-    assert_close(KNOWN_PROGRAMS[name], tmp_path, compiled=compiled)
+def test_known_programs_are_exported(name: str, tmp_path: Path) -> None:
+    assert_close(KNOWN_PROGRAMS[name], tmp_path)
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.slow)])
-def test_so_are_programs_of_the_papers_code(stride: int, conformance: dict[str, Any], tmp_path: Path) -> None:
-    for row in conformance["rows"][::stride]:
-        assert_close(Program.from_json(row["program"]), tmp_path)
+def test_uncompiled_they_do_the_same(tmp_path: Path) -> None:
+    assert_close(KNOWN_PROGRAMS["Incumbent"], tmp_path, compiled=False)
+
+
+@pytest.mark.slow
+def test_programs_of_the_papers_code_are_exported(conformance: dict[str, Any], tmp_path: Path) -> None:
+    for row in conformance["rows"]:  # compiled, operations are fused, which rounds otherwise
+        assert_close(Program.from_json(row["program"]), tmp_path, compiled=False)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
         optimizer(table.parameters()).step()
     param = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
     param.grad = torch.ones_like(param)
-    with pytest.raises(RuntimeError, match="real floating point parameters, got torch.complex64"):
+    with pytest.raises(RuntimeError, match="real floating point parameters, got"):
         optimizer([param]).step()
     for lr in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="lr must be a finite number >= 0"):
@@ -208,8 +208,10 @@ def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "2fast", "my optimizer", "class", "match", "torch", "Optimizer", "print", "_Private", "Ä", "x" * 61]
-    + ['A:\n    """', "A(Optimizer): pass\nimport os\nclass B", 3],
+    [
+        *("", "2fast", "my optimizer", "class", "match", "torch", "Optimizer", "print", "_Private", "\u00c4", "x" * 61),
+        *('A:\n    """', "A(Optimizer): pass\nimport os\nclass B", 3),
+    ],
 )
 def test_names_that_are_none_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="name"):
