@@ -196,9 +196,9 @@ class Program(Sequence[Instruction]):
                 in a few instructions, and those near it that can.
 
         >>> print(Program.from_python("def step(w, grad): return 0.9 * torch.sign(grad)"))
-        r9 = sub(1.0, 0.1)
-        r10 = sign(grad)
-        r9 = mul(r9, r10)
+        r9 = sign(grad)
+        r10 = sub(1.0, 0.1)
+        r9 = mul(r10, r9)
         """
         from nosbench_env.python_import import program_from_python  # stands above this module
 

@@ -45,7 +45,7 @@ def test_a_file_is_not_overwritten_unless_forced(nosbench: Callable[..., Any], t
         (["export", "Adam", "--name", "import os"], "name must be a Python name"),
         (["export", "Adam", "--to", "optax", "--name", "Jax"], "name 'Jax' would make a function 'jax'"),
         (["export", "Adam", "--standalone"], "--standalone is for --to latex, got --to torch"),
-        (["export", "Adam", "--output", "/proc/none/file"], "/proc/none/file can't be written (No such file),
+        (["export", "Adam", "--output", "/proc/none/file"], "/proc/none/file can't be written (No such file"),
     ],
 )
 def test_wrong_use_is_told(arguments: list[str], message: str, nosbench: Callable[..., Any]) -> None:
