@@ -54,7 +54,7 @@ def test_so_are_those_of_the_whole_language(tmp_path: Path, program: Program) ->
     assert_exact(program, tmp_path)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(600, marks=pytest.mark.slow)])
 def test_so_are_descendants_of_known_programs(count: int, tmp_path: Path) -> None:
     rng, space = np.random.default_rng(3), SearchSpace()
     for place in range(count):
