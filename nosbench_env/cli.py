@@ -39,6 +39,7 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
+from nosbench_env.export_commands import export
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import Program
 from nosbench_env.program_argument import read_program
@@ -68,6 +69,7 @@ app = typer.Typer(
 )
 app.command()(baselines)
 app.command()(compare)
+app.command()(export)
 app.command()(plot)
 app.add_typer(program_app)
 app.add_typer(store_app)
