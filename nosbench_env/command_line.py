@@ -24,7 +24,7 @@ ProgramArgument = Annotated[
     typer.Argument(
         metavar="PROGRAM",
         help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-        "or a file that holds its text or JSON form.",
+        "or a file that holds its text or JSON form, or, as .py, a step in Python.",
         autocompletion=completion.programs,
     ),
 ]

@@ -15,12 +15,17 @@ LAYERS = [
     {"compiled", "compiled.lowering", "compiled.native", "compiled.cuda"},
     {"compiled.schedule", "canonical", "compiled.probe_machine"},
     {"compiled.bytecode", "compiled.cpu", "compiled.torch_ops", "compiled.probe_code", "probes", "simplification"},
-    {"notation", "compiled.interpreter"},
+    {"notation", "compiled.interpreter", "constant_search"},
+    {"python_import", "export.names"},
+    {"program_argument", "export.step", "export.infix", "export.latex", "export.json_file", "export.python_step"},
+    {"export.torch_code"},
+    {"export.optax_code"},
+    {"export"},
     {"compiled.device"},
     {"optimizer", "costs"},
     {"tuned_program", "step_time"},
     {"optimizer_config"},
-    {"baselines", "program_argument", "config_spaces"},
+    {"baselines", "config_spaces"},
     {"candidate_argument"},
     {"tasks"},  # names only: imports the tasks themselves when asked to make one
     {"tasks.task"},
@@ -72,11 +77,19 @@ LAYERS = [
     {"completion"},
     {"command_line"},
     {"cost_commands"},
-    {"baseline_commands", "compare_commands", "program_commands", "store_commands", "study_commands"},
+    {
+        "baseline_commands",
+        "compare_commands",
+        "export_commands",
+        "program_commands",
+        "store_commands",
+        "study_commands",
+    },
     {"cli"},
     {"__main__", ""},
 ]
-CALLS_UP = {("program", "simplification")}  # for the convenience of `program.simplified()`, at its call
+# For the convenience of `program.simplified()` and the like, at their call.
+CALLS_UP = {("program", name) for name in ("simplification", "notation", "python_import", "export.latex")}
 HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in modules}
 
 
