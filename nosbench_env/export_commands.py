@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nosbench_env.command_line import ProgramArgument
 from nosbench_env.program_argument import read_program
 
 # The command imports torch and what needs it when it runs, so that --help answers at once.
@@ -24,9 +25,7 @@ class Target(StrEnum):
 
 
 def export(
-    program: Annotated[
-        str, typer.Argument(metavar="PROGRAM", help="A known name, a text, or a file, as in `nosbench evaluate`.")
-    ],
+    program: ProgramArgument,
     to: Annotated[
         Target,
         typer.Option(
