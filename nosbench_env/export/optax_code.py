@@ -67,7 +67,7 @@ def to_optax(program: Program, name: str | None = None) -> str:
         results=wrapped("(", results, ")", indent=12) if len(results) > 1 else f"({results[0]},)",
         trees=f"trees = ({', '.join(trees[a] for a in arguments)}{',' if len(arguments) == 1 else ''})",
         columns=len(results),
-        state=", ".join([*(["count"] if step.counts_steps else []), *(["*columns[1:]"] if arrays else [])]),
+        state=", ".join([*(["step"] if step.counts_steps else []), *(["*columns[1:]"] if arrays else [])]),
         functions={term.op for term in terms},
     )
 

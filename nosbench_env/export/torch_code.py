@@ -22,7 +22,7 @@ from nosbench_env.program import Program
 
 DEFAULT_NAME = "FoundOptimizer"
 LINE_LENGTH = 120
-_MAX_NAME = 60
+_MAX_NAME = 30
 _TEMPLATE = "torch.py.jinja"
 _MODULE_NAMES = frozenset(
     ("Any", "Callable", "Iterable", "Optimizer", "Parameter", "ParamsT", "Tensor", "overload", "torch")

@@ -199,7 +199,7 @@ def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
         optimizer(table.parameters()).step()
     param = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
     param.grad = torch.ones_like(param)
-    with pytest.raises(RuntimeError, match="real floating point parameters, got"):
+    with pytest.raises(RuntimeError, match="Exported takes floating point parameters, got"):
         optimizer([param]).step()
     for lr in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="lr must be a finite number >= 0"):
@@ -209,7 +209,7 @@ def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "2fast", "my optimizer", "class", "match", "torch", "Optimizer", "print", "_Private", "\u00c4", "x" * 61),
+        *("", "2fast", "my optimizer", "class", "match", "torch", "Optimizer", "print", "_Private", "\u00c4", "x" * 31),
         *('A:\n    """', "A(Optimizer): pass\nimport os\nclass B", 3),
     ],
 )
@@ -276,7 +276,7 @@ def written(folder: Path) -> Path:
             child = space.admit(program)
             for _ in range(6):
                 child = space.mutate(child, rng)
-            (folder / f"mutant{number}_{mutant}.py").write_text(to_torch(child, "Mutant"))
+            (folder / f"mutant{number}_{mutant}.py").write_text(to_torch(child, "X" * 30))
     return folder
 
 
