@@ -2,24 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test test-all lint format clean
+.PHONY: search test test-all lint docs format clean
 
 # The main job: regularized evolution from AdamW on the paper's PFN task, at one epoch instead of the paper's 20, so
 # that it ends within minutes on two CPU cores; its results come with the package, so it takes seconds.
 search: .venv/installed
 	$(BIN)/nosbench search --agent re --task pfn --epochs 1 --budget 200
 
-test: lint
+test: lint docs
 	$(BIN)/pytest -m "not slow" --doctest-modules
 
 # Also the trainings of 20 epochs against the paper's code; about half an hour on a CPU.
-test-all: lint
+test-all: lint docs
 	$(BIN)/pytest --doctest-modules
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, into site/; a warning is an error. The variable silences an announcement of the theme's makers.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -37,4 +41,4 @@ format: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -64,7 +64,7 @@ def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace
             f"a ConfigSpace can't express the constraints {', '.join(space.constraints)}: give a search space without"
         )
     length = _integer("length", 1, space.max_instructions)
-    found: list[Hyperparameter[Any]] = [length]
+    found: list[Hyperparameter[Any, Any]] = [length]
     conditions: list[Any] = []
     for number in range(1, space.max_instructions + 1):
         function = Categorical(f"function_{number}", list(FUNCTIONS))
@@ -224,7 +224,7 @@ def optimizer_configuration(optimizer: OptimizerConfig, configurations: Configur
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _integer(name: str, low: int, high: int) -> Hyperparameter[Any]:
+def _integer(name: str, low: int, high: int) -> Hyperparameter[Any, Any]:
     from ConfigSpace import Constant, Integer
 
     return Integer(name, (low, high)) if low < high else Constant(name, low)
