@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test test-all lint format clean
+.PHONY: search test test-all lint docs format clean
 
 # The main job: regularized evolution from AdamW on the paper's PFN task, at one epoch instead of the paper's 20, so
 # that it ends within minutes on two CPU cores; its results come with the package, so it takes seconds.
@@ -21,6 +21,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation, into site/; a warning is an error, also in the tests, which build it, too. The variable silences an announcement of the theme's makers.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -37,4 +41,4 @@ format: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nosbench_env.tasks.task import Curve as Curve
     from nosbench_env.tasks.worker_pool import WorkerError as WorkerError
     from nosbench_env.token_env import NOSBenchTokenEnv as NOSBenchTokenEnv
+    from nosbench_env.tuned_program import TunedProgram as TunedProgram
 
 # Public name -> the module that defines it.
 _PUBLIC = {
@@ -54,6 +55,7 @@ _PUBLIC = {
     "Draft": "nosbench_env.grammar",
     "ProgramOptimizer": "nosbench_env.optimizer",
     "OptimizerConfig": "nosbench_env.optimizer_config",
+    "TunedProgram": "nosbench_env.tuned_program",
     "BASELINES": "nosbench_env.baselines",
     "Baseline": "nosbench_env.baselines",
     "simplify": "nosbench_env.simplification",

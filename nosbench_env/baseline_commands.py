@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.baselines import BASELINES, GROUPS, Baseline, named_baselines
 from nosbench_env.candidate_argument import read_candidate
 from nosbench_env.command_line import (
@@ -50,6 +51,7 @@ def baselines(
             metavar="[NAME]...",
             help=f"Which: names that `--list` shows, or groups: {', '.join(f'`{group}`' for group in GROUPS)}. "
             "Default: all.",
+            autocompletion=completion.baselines,
         ),
     ] = None,
     task: TaskOption = "pfn",
@@ -120,6 +122,7 @@ def plot(
             metavar="PROGRAM...",
             help="Programs as in `nosbench evaluate`; baselines (`nosbench baselines --list`); optimizers such as "
             "'torch.optim.AdamW(lr=0.003)'; or run folders, which stand for the best program they found.",
+            autocompletion=completion.candidates,
         ),
     ],
     out: Annotated[
@@ -213,7 +216,7 @@ def _not_installed(
 
 
 def _check_matplotlib() -> None:
-    from nosbench_env.studies.cache_plots import check_matplotlib
+    from nosbench_env.drawing import check_matplotlib
 
     check_matplotlib()
 

@@ -64,7 +64,6 @@ _RECENT: Mapping[str, dict[str, Any]] = {
     "Prodigy": {"lr": 1.0, "betas": (0.9, 0.999), "d0": 1e-6, "weight_decay": 0.0},
     "ScheduleFreeAdamW": {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
     "Muon": {"lr": 2e-2, "momentum": 0.95, "weight_decay": 0.0, "adamw_lr": 3e-4},
-    "SOAP": {"lr": 3e-3, "betas": (0.95, 0.95), "eps": 1e-8, "weight_decay": 1e-2, "precondition_frequency": 10},
 }
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.baseline_commands import baselines, plot
 from nosbench_env.candidate_argument import read_candidate
 from nosbench_env.command_line import (
@@ -38,6 +39,7 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.compare_commands import compare
+from nosbench_env.export_commands import export
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program import Program
 from nosbench_env.program_argument import read_program
@@ -65,12 +67,6 @@ app = typer.Typer(
     "then `nosbench search --task toy --budget 200`.",
     rich_markup_mode="markdown",
 )
-app.command()(baselines)
-app.command()(compare)
-app.command()(plot)
-app.add_typer(program_app)
-app.add_typer(store_app)
-app.add_typer(study_app)
 
 
 class AgentName(StrEnum):
@@ -167,13 +163,15 @@ def search(
         typer.Option(
             help="Search only among programs that keep it; may be given several times. `written`: no slot is read that "
             "no instruction writes. `used`: the last instruction depends on all others. `gradient`: one reads the "
-            "gradient."
+            "gradient.",
+            autocompletion=completion.constraints,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW."
+            help="What `re` starts from: a known name, a text, a file (as in `evaluate`), or `random`. Default: AdamW.",
+            autocompletion=completion.start_programs,
         ),
     ] = None,
     batch: Annotated[
@@ -205,7 +203,10 @@ def search(
     shipped: ShippedOption = True,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run folder: history and state, for resuming. Default: runs/, named after the options."),
+        typer.Option(
+            help="Run folder: history and state, for resuming. Default: runs/, named after the options.",
+            autocompletion=completion.run_folders,
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -273,6 +274,10 @@ def search(
         print(_search_text(result, folder))
 
 
+for _command in (compare, baselines, plot, export):
+    app.command()(_command)
+
+
 @app.command()
 def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Checks the installation: versions, devices, the store, and that optimizers do what they should.
@@ -289,6 +294,10 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.found}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(EXIT_WRONG)
+
+
+for _group in (program_app, study_app, store_app):
+    app.add_typer(_group)
 
 
 @app.callback(invoke_without_command=True)

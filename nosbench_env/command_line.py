@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from nosbench_env import completion
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 
 if TYPE_CHECKING:
@@ -23,29 +24,44 @@ ProgramArgument = Annotated[
     typer.Argument(
         metavar="PROGRAM",
         help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-        "or a file that holds its text or JSON form.",
+        "or a file that holds its text or JSON form, or, as .py, a step in Python.",
+        autocompletion=completion.programs,
     ),
 ]
-TaskOption = Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`, which takes less than a second.")]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        help="`pfn`, the paper's task; `toy`, which takes less than a second; `mlp`, a deep classifier of "
+        "digits, cross-validated; `mlp-breast-cancer`, `mlp-iris`, `mlp-wine`, `mlp-openml-ID` on other data.",
+        autocompletion=completion.tasks,
+    ),
+]
 EpochsOption = Annotated[
     int | None, typer.Option(help="Length of training. Default: the task's (pfn: 20, as in the paper).")
 ]
 ArithmeticOption = Annotated[
     str,
-    typer.Option(help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own."),
+    typer.Option(
+        help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own.",
+        autocompletion=completion.arithmetics,
+    ),
 ]
 IdentityOption = Annotated[
     str,
     typer.Option(
         help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
-        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart)."
+        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart).",
+        autocompletion=completion.identities,
     ),
 ]
 ShippedOption = Annotated[
     bool,
     typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.", autocompletion=completion.devices),
+]
 StoreOption = Annotated[
     str | None,
     typer.Option(

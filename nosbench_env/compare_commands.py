@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nosbench_env import completion
 from nosbench_env.command_line import JsonOption, StoreOption, aligned, interruptible
 
 if TYPE_CHECKING:
     from nosbench_env.comparison import Comparison, Method
+    from nosbench_env.comparison.trade_offs import TradeOffs
+
+_FRONT_SHOWN = 20  # programs of the common front, on the terminal
 
 # The command imports what needs torch when it runs, so that --help answers at once.
 
@@ -28,7 +32,12 @@ class AxisName(StrEnum):
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, of any number of methods and seeds.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, of any number of methods and seeds.",
+            autocompletion=completion.run_folders,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where the report goes, with its data and pictures.")] = Path("comparison"),
     x: Annotated[
@@ -50,9 +59,30 @@ def compare(
     reference: Annotated[
         str,
         typer.Option(
-            help="A known program to show beside them, or `none`. It is looked up in the store and never trained."
+            help="A known program to show beside them, or `none`. It is looked up in the store and never trained.",
+            autocompletion=completion.reference_programs,
         ),
     ] = "AdamW",
+    pareto: Annotated[
+        bool,
+        typer.Option(
+            "--pareto", help="Also compare by loss and costs together: Pareto fronts, and the hypervolumes behind them."
+        ),
+    ] = False,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --pareto, what counts beside the loss: `memory` (floats of state per parameter), `operations` "
+            "(per parameter and step), `instructions`; may be given several times. Default: memory and operations."
+        ),
+    ] = None,
+    reference_point: Annotated[
+        str | None,
+        typer.Option(
+            help="With --pareto, what hypervolumes are measured from: a loss and a number for each cost, such as "
+            "`1.5,4,20`. Default: a tenth beyond the worst of the common front."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     plots: Annotated[bool, typer.Option(help="Draw pictures; they need the extra `plot`.")] = True,
     force: Annotated[
@@ -75,14 +105,19 @@ def compare(
     * `nosbench compare runs/*`
     * `nosbench compare runs/re-adamw-* runs/rs-* --x seconds --out report`
     * `nosbench compare runs/* --label 'random search=RS' --budget 500`
+    * `nosbench compare runs/* --pareto`
     """
     with interruptible(lambda: "Interrupted; the run folders are as they were."):
         from nosbench_env.comparison import compare as compare_runs
         from nosbench_env.comparison import group_runs, read_run
         from nosbench_env.comparison.reference import look_up
         from nosbench_env.comparison.report import write_report
-        from nosbench_env.studies.cache_plots import check_matplotlib
+        from nosbench_env.comparison.trade_offs import USUAL_COSTS
+        from nosbench_env.drawing import check_matplotlib
 
+        if not pareto and (cost or reference_point is not None):
+            raise ValueError("--cost and --reference-point are for --pareto: add it, or leave them out")
+        corner = None if reference_point is None else _numbers(reference_point)
         if plots:
             check_matplotlib()
         read = [read_run(folder) for folder in runs]
@@ -95,6 +130,8 @@ def compare(
             find_reference=None
             if reference.lower() == "none"
             else lambda conditions: look_up(reference, conditions, store),
+            costs=tuple(cost or USUAL_COSTS) if pareto else (),
+            reference_point=corner,
             force=force,
         )
         files = write_report(comparison, out, plots=plots)
@@ -119,6 +156,14 @@ def _labels(options: Sequence[str], methods: Sequence[Method]) -> dict[str, str]
             )
         labels[name] = label
     return labels
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of a reference point."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--reference-point must be numbers with commas, such as 1.5,4,20, got {text!r}") from None
 
 
 def _text(comparison: Comparison) -> str:
@@ -167,13 +212,47 @@ def _text(comparison: Comparison) -> str:
         )
     if comparison.kruskal is not None:
         parts.append(f"    Kruskal-Wallis over all: p = {comparison.kruskal.p:.3g}")
+    if comparison.trade_offs is not None:
+        parts += ["", *_trade_offs(comparison.trade_offs)]
     if comparison.notes:
         parts += ["", *(f"Note: {note}" for note in comparison.notes)]
     return "\n".join(parts)
 
 
+def _trade_offs(found: TradeOffs) -> list[str]:
+    """The tables of the trade-offs."""
+    from nosbench_env.comparison.report import interval_text, loss_text, point_text
+    from nosbench_env.comparison.runs import shown
+
+    table = [
+        {
+            "method": row["method"],
+            "runs": str(row["runs"]),
+            "hypervolume": f"{row['hypervolume']:.1%}",
+            "95 % interval": "-" if row["runs"] < 2 else interval_text(f"{row['low']:.1%}", f"{row['high']:.1%}"),
+            "all runs together": f"{row['together']:.1%}",
+            "programs on its front": str(row["front"]),
+            "on the common front": str(row["reached"]),
+        }
+        for row in found.table
+    ]
+    front = [
+        {"loss": loss_text(one.entry.loss)}
+        | dict(zip(found.costs, (f"{cost:.0f}" for cost in one.point[1:]), strict=True))
+        | {"method": one.method, "query": f"{one.entry.number} in {shown(str(one.run.folder))}"}
+        for one in found.common[:_FRONT_SHOWN]
+    ]
+    limits = point_text(found.objectives, found.reference)
+    lines = [f"Hypervolumes of loss, {', '.join(found.costs)}, up to the point {limits}", "", _columns(table)]
+    if front:
+        lines += ["", "The common front", "", _columns(front)]
+    if len(found.common) > _FRONT_SHOWN:
+        lines.append(f"    and {len(found.common) - _FRONT_SHOWN} more, in fronts.csv")
+    return lines
+
+
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of equal names, in columns; texts to the left, numbers to the right."""
     lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
-    left = [place for place, name in enumerate(rows[0]) if name in ("method", "a", "b")]
+    left = [place for place, name in enumerate(rows[0]) if name in ("method", "a", "b", "query")]
     return "\n".join(aligned(lines, left))

@@ -28,7 +28,8 @@ FINGERPRINT_VERSION = 1  # changes whenever fingerprints change
 
 # The probe of the paper's code. Appendix B gives its form; the numbers are the code's.
 _SEED, _DIMENSIONS, _SCALE = 42, 10, 0.1
-_STEPS, _TARGET = 10, np.float32(-0.5)
+PROXY_STEPS, PROXY_TARGET = 10, -0.5
+_STEPS, _TARGET = PROXY_STEPS, np.float32(PROXY_TARGET)
 _DECAY, _WEIGHT = 0.9, 0.1  # of the running average, which starts at 0
 _ONE, _TWO = np.float32(1), np.float32(2)
 
@@ -204,11 +205,17 @@ def _paper_proxy(program: Program) -> Fingerprint:
 @cache
 def _probe() -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
     """The loss's constants, the parameter at the start, the memory before the first step, and the step numbers."""
-    generator = torch.Generator().manual_seed(_SEED)
-    a = torch.randn(_DIMENSIONS, _DIMENSIONS, generator=generator) * _SCALE
-    b = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
-    start = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
+    a, b, start = proxy_tensors(_SEED)
     memory = [torch.tensor(0.0)] * MAX_SLOTS
     for slot, value in CONSTANTS.items():
         memory[slot] = torch.tensor(value)
     return a, b, start, memory, [torch.tensor(float(step)) for step in range(1, _STEPS + 1)]
+
+
+def proxy_tensors(seed: int = _SEED) -> tuple[Tensor, Tensor, Tensor]:
+    """What the paper's proxy draws: A `(10, 10)`, B `(10,)` and the parameter at the start, `(10,)`."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(_DIMENSIONS, _DIMENSIONS, generator=generator) * _SCALE
+    b = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
+    start = torch.randn(_DIMENSIONS, generator=generator) * _SCALE
+    return a, b, start

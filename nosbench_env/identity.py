@@ -19,13 +19,13 @@ def check_identity(identity: Identity) -> Identity:
     return identity
 
 
-def identify(program: Program, identity: Identity, task: Task) -> tuple[str, Status]:
+def identify(program: Program, identity: Identity, task: Task | type[Task]) -> tuple[str, Status]:
     """What programs have in common that are taken to be equivalent on a task, and how training is known to end.
 
     Args:
         program: The program.
         identity: "fingerprint", "canonical" or "paper"; see `Oracle`.
-        task: The task, at whose probe only "fingerprint" looks.
+        task: The task or its class, at whose probe only "fingerprint" looks.
 
     Returns:
         The identity's name and version, a colon and a value, as keys of the store have it; and "ok", or else how

@@ -124,7 +124,7 @@ class Oracle:
     """Answers queries for the loss of a program, from the store where it can.
 
     Args:
-        task: A name in `TASKS`, or a `Task`.
+        task: A name that `make_task` knows, or a `Task`.
         store: A `ResultStore`, or its location; None is the user's default store.
         device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
         identity: Which programs are taken to be equivalent and share a result. "fingerprint": those of one canonical

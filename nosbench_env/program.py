@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, overload
 
 from nosbench_env.functions import FUNCTIONS
@@ -178,6 +179,31 @@ class Program(Sequence[Instruction]):
                     raise InvalidProgram(f"line {number}: {error}") from None
         return cls(tuple(instructions))
 
+    @classmethod
+    def from_python(cls, source: str) -> Program:
+        """Reads a step of an optimizer that is written by hand, as a Python function in torch's terms.
+
+        The source is parsed and never executed. It holds one function, whose first arguments are the parameter, its
+        gradient and, if needed, the step number (1 at the first; a 0-d tensor, like all that is computed from it). Its
+        lines are assignments. A name that is read before it is assigned is remembered from step to step, and 0 before
+        the first, as is a further argument. The function ends with `w = w - update` or with `return update`. Known are
+        + - * /, x ** 2, x / (1 - b ** t), and the language's functions, as torch's functions or methods.
+
+        Numbers are Python's, rounded to float32 where they meet a tensor, and composed of the language's constants.
+
+        Raises:
+            InvalidProgram: Naming the line, what stands there and what is allowed; or a number that can't be composed
+                in a few instructions, and those near it that can.
+
+        >>> print(Program.from_python("def step(w, grad): return 0.9 * torch.sign(grad)"))
+        r9 = sign(grad)
+        r10 = sub(1.0, 0.1)
+        r9 = mul(r10, r9)
+        """
+        from nosbench_env.python_import import program_from_python  # stands above this module
+
+        return program_from_python(source)
+
     def simplified(self) -> Program:
         """The program without the instructions that make no difference, with its names of slots; see `simplify`."""
         from nosbench_env.simplification import simplify  # stands above this module: it needs torch to fold constants
@@ -189,6 +215,20 @@ class Program(Sequence[Instruction]):
 
     def __repr__(self) -> str:
         return f"Program.parse({'; '.join(str(instruction) for instruction in self.instructions)!r})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the text, and beside it what the program computes in a step."""
+        from nosbench_env.notation import pseudocode  # stands above this module
+
+        cell = "<td style='vertical-align: top; text-align: left'><pre>{}</pre></td>"
+        cells = "".join(cell.format(escape(text)) for text in (str(self), pseudocode(self)))
+        return f"<table><tr><th>program</th><th>step</th></tr><tr>{cells}</tr></table>"
+
+    def _repr_latex_(self) -> str:
+        """For notebooks: what the program computes in a step, as formulas."""
+        from nosbench_env.export.latex import formulas  # stands above this module
+
+        return formulas(self)
 
     def __len__(self) -> int:
         return len(self.instructions)

@@ -27,6 +27,7 @@ from nosbench_env.command_line import (
     make_oracle,
     on_terminal,
 )
+from nosbench_env.cost_commands import cost
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.program_argument import read_program
 
@@ -61,6 +62,9 @@ FactorOption = Annotated[
 @program_app.callback()
 def _program() -> None:
     """Look closer at one program: what of it matters, and how finely it is tuned."""
+
+
+program_app.command()(cost)
 
 
 @program_app.command()
@@ -155,6 +159,8 @@ def sensitivity(
     quiet: QuietOption = False,
 ) -> None:
     """Multiplies each constant, wherever one is read, by 0.1, 0.3, 3 and 10, and tells what becomes of the loss.
+
+    That is a training for each constant, factor and seed.
 
     For example:
 
@@ -344,7 +350,7 @@ def _looking(
 ) -> Iterator[_Look]:
     """What all these commands begin with, and end with."""
     with interruptible(lambda: "Stopped; trainings that were finished are kept. To go on, run the same command again."):
-        from nosbench_env.studies.cache_plots import check_matplotlib
+        from nosbench_env.drawing import check_matplotlib
 
         if plots:
             check_matplotlib()
@@ -377,13 +383,13 @@ def _shortening_text(found: Shortening, look: _Look, tolerance: float | None) ->
         lines.append(f"         in training losses {_proof_text(proof)}")
     if tolerance is not None:
         lines.append(
-            f"{len(found.approximated):>4} are left approximately (not equal): the loss is within {tolerance:g}"
+            f"{len(found.approximated):>4} left approximately: not equal, the loss at most {tolerance:g} higher"
         )
         lines += [
             f"         {step.replacement.instruction}  ->  {step.replacement.by}    change {step.change}"
             for step in found.approximate
         ]
-    lines += ["", *(f"    {instruction}" for instruction in list(found.approximated) or ["# the empty program"])]
+    lines += ["", *(f"    {line}" for line in (str(found.approximated) or "# the empty program").splitlines())]
     return "\n".join([*lines, "", f"Data: {look.folder / 'simplification.json'}"])
 
 
@@ -414,7 +420,7 @@ def _ablation_text(found: Ablation, look: _Look) -> str:
         )
     lines = [look.title, _own_text(found.losses), ""]
     lines += aligned(rows, left=(1, 2, 4)) if found.effects else ["    no instruction reaches an update"]
-    return "\n".join([*lines, "", f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
 def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
@@ -427,7 +433,7 @@ def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
         instruction = str(look.program[sweep.use.line - 1])
         rows.append([str(sweep.use), instruction, f"{sweep.value:g}", *cells, f"x{sweep.best:g}"])
     lines = [f"{look.title}: mean loss with a constant multiplied", "", *aligned(rows, left=(0, 1))]
-    return "\n".join([*lines, "", f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
 def _lr_text(found: Sweep, look: _Look) -> str:
@@ -436,7 +442,7 @@ def _lr_text(found: Sweep, look: _Look) -> str:
         note = "" if factor == 1.0 or change.verdict == "diverges" else change.verdict
         rows.append([f"{factor:g}", _mean_text(losses), "" if factor == 1.0 else str(change), note])
     lines = [f"{look.title}: mean loss with the update multiplied by lr", "", *aligned(rows, left=(3,))]
-    return "\n".join([*lines, "", _lr_reading(found), f"Data and picture: {look.folder}"])
+    return "\n".join([*lines, "", _lr_reading(found), f"Written to {look.folder}"])
 
 
 def _lr_reading(found: Sweep) -> str:

@@ -53,7 +53,8 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
     ## Arguments
     All are plain JSON data, so that they travel in the env's spec, but for `oracle`.
 
-    * `task`: a name in `TASKS`: "pfn", the paper's task, or "toy", which takes less than a second.
+    * `task`: a name in `TASKS`: "pfn", the paper's task, or "toy", which takes less than a second, ...; or
+      "mlp-openml-ID".
     * `epochs`: length of training; None is the task's default (20 for "pfn", as in the paper).
     * `training_seed`: seed of the trainings (the env has none); 0 is the paper's.
     * `max_instructions`, `memory_size`: bounds of the search space; the defaults are the paper's.

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from tqdm.auto import tqdm
 
+from nosbench_env import completion
 from nosbench_env.command_line import (
     EXIT_WRONG,
     DeviceOption,
@@ -50,7 +50,7 @@ store_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.")]
+TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.", autocompletion=completion.tasks)]
 MethodFilter = Annotated[
     str | None,
     typer.Option(help="Only results whose identity comes from this method, with its version, such as `paper-1`."),
@@ -263,7 +263,7 @@ def prune(
     identity_method: Annotated[
         str | None, typer.Option(help="Results whose identity comes from this method, such as `paper-1`.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Results of this task.")] = None,
+    task: Annotated[str | None, typer.Option(help="Results of this task.", autocompletion=completion.tasks)] = None,
     task_version: Annotated[int | None, typer.Option(help="Results of this version of the task.")] = None,
     nosbench_version: Annotated[
         str | None, typer.Option(help="Results trained by this version of nosbench_env.")
@@ -319,7 +319,12 @@ def prune(
 @store_app.command()
 def rekey(
     to: Annotated[
-        str, typer.Option(metavar="METHOD", help="What decides from now on: `fingerprint`, `canonical` or `paper`.")
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="What decides from now on: `fingerprint`, `canonical` or `paper`.",
+            autocompletion=completion.identities,
+        ),
     ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete old results once they are there under a new key.")
@@ -360,12 +365,13 @@ def rekey(
 def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
     """The identity of a program on a task, as the oracle has it; None if the task is not known."""
     from nosbench_env.identity import identify
-    from nosbench_env.tasks import TASKS
+    from nosbench_env.tasks import check_task_name, task_class
 
-    if task not in TASKS:
+    try:
+        check_task_name(task)
+    except ValueError:
         return None
-    module, _, name = TASKS[task].partition(":")
-    return identify(program, identity, getattr(import_module(module), name))
+    return identify(program, identity, task_class(task))
 
 
 def _identity_like(program: Program, key: ResultKey) -> str | None:

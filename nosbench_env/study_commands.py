@@ -1,11 +1,11 @@
-"""The commands `nosbench study`: measurements of the benchmark itself."""
+"""The commands `nosbench study`: measurements of the benchmark itself, and the paper's figures."""
 
 from __future__ import annotations
 
 import math
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nosbench_env import completion
 from nosbench_env.command_line import DeviceOption, JsonOption, QuietOption, aligned, interruptible
 
 # The commands import torch and what needs it when they run, so that --help answers at once.
@@ -58,6 +59,24 @@ class IdentityName(StrEnum):
     fingerprint = "fingerprint"
 
 
+class FigureSize(StrEnum):
+    """How large a figure of the paper is repeated."""
+
+    minutes = "minutes"
+    machine = "machine"
+    paper = "paper"
+
+
+class FigureMethod(StrEnum):
+    """The search methods of Figure 1."""
+
+    rs = "rs"
+    re_adamw = "re-adamw"
+    re_adadelta = "re-adadelta"
+    smac_nos = "smac-nos"
+    smac_hpo = "smac-hpo"
+
+
 @study_app.callback()
 def _study() -> None:
     """Measurements of the benchmark itself."""
@@ -76,7 +95,9 @@ def cache(
     seeds: Annotated[int | None, typer.Option(help="Runs of each method.")] = None,
     queries: Annotated[int | None, typer.Option(help="Programs that a run asks for. Default: 8000.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of trainings.")] = None,
-    task: Annotated[str, typer.Option(help="`pfn`, the paper's task, or `toy`.")] = "pfn",
+    task: Annotated[
+        str, typer.Option(help="`pfn`, the paper's task, or `toy`.", autocompletion=completion.tasks)
+    ] = "pfn",
     max_instructions: Annotated[
         int,
         typer.Option(help="Length of the longest programs: 14 in the paper's code, 20 in its text."),
@@ -133,11 +154,10 @@ def cache(
     * `nosbench study cache --part false-positives --merged-pairs 1000 --workers 8`
     * `nosbench study cache --size paper --folder studies/cache-20-epochs --device cuda`
     """
-    with interruptible(
-        lambda: f"Stopped; all that was done is kept in {folder}.\nTo go on, run the same command again."
-    ):
+    with interruptible(_stopped(folder)):
+        from nosbench_env.drawing import check_matplotlib
         from nosbench_env.studies.cache import CAPTIONS, SIZES, CacheStudy
-        from nosbench_env.studies.cache_plots import check_matplotlib, plot_growth
+        from nosbench_env.studies.cache_plots import plot_growth
         from nosbench_env.tasks.worker_pool import available_cores
 
         parts = [Part(name).value for name in part or Part]
@@ -168,7 +188,7 @@ def cache(
             store=store,
             device=device,
             workers=available_cores() if workers is None else workers,
-            report=(lambda text: None) if quiet or as_json else (lambda text: print(text, file=sys.stderr, flush=True)),
+            report=_report(silent=quiet or as_json),
         )
         tables = study.run(parts)
         if plots:
@@ -180,6 +200,206 @@ def cache(
     for name, rows in tables.items():
         print(f"{textwrap.fill(CAPTIONS[name], 110)}\n\n{_table(rows)}\n")
     print(f"All of it, with the programs that differ: {folder}")
+
+
+@study_app.command()
+def figure1(
+    size: Annotated[
+        FigureSize,
+        typer.Option(
+            help="`minutes`: a check on the toy task. `machine`: the PFN task, 1 epoch, 200 queries, 3 seeds; an hour "
+            "on two CPU cores. `paper`: 20 epochs, 10,000 queries, 5 seeds. The options below override it."
+        ),
+    ] = FigureSize.machine,
+    task: Annotated[
+        str | None, typer.Option(help="`pfn`, the paper's task, or `toy`.", autocompletion=completion.tasks)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of trainings.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each method, and trainings with each baseline.")] = None,
+    queries: Annotated[int | None, typer.Option(help="What a run asks for.")] = None,
+    max_instructions: Annotated[int, typer.Option(help="Length of the longest programs.")] = 20,
+    hpo_initial: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimizers that `smac-hpo` begins with before it learns; SMAC takes 90, but no more than a quarter "
+            "of the queries."
+        ),
+    ] = None,
+    method: Annotated[
+        list[FigureMethod] | None,
+        typer.Option(
+            help="Only this method; may be given several times. `rs`: random search; `re-adamw`, `re-adadelta`: "
+            "regularized evolution from these; `smac-nos`: SMAC on programs; `smac-hpo`: SMAC on PyTorch's optimizers "
+            "and their hyperparameters (the last two need the extra `smac`)."
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A baseline or a group of them (`nosbench baselines --list`); may be given several times. Default: "
+            "`program` and `schedule`, those of the paper.",
+            autocompletion=completion.baselines,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where everything is kept: runs, tables, the picture.")] = Path(
+        "studies/figure1"
+    ),
+    store: Annotated[
+        str | None, typer.Option(help="The store that runs and baselines share. Default: one in the folder.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at once. Default: one for each core.")] = None,
+    device: DeviceOption = "auto",
+    plots: Annotated[bool, typer.Option(help="Draw the picture; it needs the extra `plot`.")] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The paper's Figure 1: baselines, and the best loss so far of random search, evolution and SMAC.
+
+    Ctrl-C stops it with nothing lost; the same command goes on from there, and a larger one builds on a smaller one.
+    `figure1.md` in the folder says how it compares with the paper.
+
+    For example:
+
+    * `nosbench study figure1 --size minutes`
+    * `nosbench study figure1 --method rs --method re-adamw --queries 500`
+    * `nosbench study figure1 --size paper --output studies/figure1-20-epochs --workers 32`
+    """
+    with interruptible(_stopped(output)):
+        from nosbench_env.drawing import check_matplotlib
+        from nosbench_env.studies.figure1 import SIZES, Figure1Study
+        from nosbench_env.studies.figure1_picture import draw_figure1
+        from nosbench_env.studies.figure1_reading import baseline_cells, markdown, method_cells, reading
+        from nosbench_env.tasks.worker_pool import available_cores
+
+        if plots:
+            check_matplotlib()
+        chosen: dict[str, Any] = {
+            "task": task,
+            "epochs": epochs,
+            "seeds": seeds,
+            "queries": queries,
+            "hpo_initial": hpo_initial,
+            "methods": tuple(name.value for name in method) if method else None,
+            "baselines": tuple(baseline) if baseline else None,
+        }
+        settings = replace(
+            SIZES[size.value],
+            max_instructions=max_instructions,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        study = Figure1Study(
+            output,
+            settings,
+            store=store,
+            device=device,
+            workers=available_cores() if workers is None else workers,
+            report=_report(silent=quiet or as_json),
+        )
+        figure = study.run()
+        study.files.write_text("figure1.md", markdown(figure))
+        if plots:
+            study.files.write_bytes("figure1.png", draw_figure1(figure))
+    if as_json:
+        print((output / "figure1.json").read_text(), end="")
+        return
+    print(f"{_columns(method_cells(figure))}\n\n{_columns(baseline_cells(figure))}\n")
+    for sentence in reading(figure):
+        print(textwrap.fill(sentence, 110))
+    for name, reason in figure.left_out.items():
+        print(f"Left out: {name}, which {reason}")
+    print(f"\nAll of it, beside what the paper states: {output / 'figure1.md'}")
+
+
+@study_app.command()
+def figure5(
+    size: Annotated[
+        FigureSize,
+        typer.Option(
+            help="`minutes`: a check on the toy task. `machine`: the PFN task, 20 epochs, 3 seeds; a quarter of an "
+            "hour on two CPU cores. `paper`: the same with 10 seeds. The options below override it."
+        ),
+    ] = FigureSize.machine,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An optimizer: a baseline (`nosbench baselines --list`), a program or an optimizer as in `nosbench "
+            "plot`; may be given several times. Default: Incumbent, AdamW and Adadelta, as in the paper.",
+            autocompletion=completion.candidates,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="`pfn`, the paper's task, or `toy`.", autocompletion=completion.tasks)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of trainings.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings with each optimizer, and draws of the proxy.")] = None,
+    proxy_steps: Annotated[
+        int | None, typer.Option(help="Steps on the proxy; the paper's fingerprint looks at 10. Default: 100.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where everything is kept: trainings, tables, the picture.")] = Path(
+        "studies/figure5"
+    ),
+    workers: Annotated[int | None, typer.Option(help="Trainings at once. Default: one for each core.")] = None,
+    device: DeviceOption = "auto",
+    plots: Annotated[bool, typer.Option(help="Draw the picture; it needs the extra `plot`.")] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The paper's Figure 5: how far optimizers move in each step, and their curves on the proxy and on the task.
+
+    Ctrl-C loses the trainings in progress and nothing else; the same command goes on from there.
+
+    For example:
+
+    * `nosbench study figure5 --size minutes`
+    * `nosbench study figure5 --candidate Incumbent --candidate torch.AdamW --candidate runs/my-run`
+    """
+    with interruptible(_stopped(output)):
+        from nosbench_env.candidate_argument import read_candidate
+        from nosbench_env.drawing import check_matplotlib
+        from nosbench_env.studies.figure5 import SIZES, Figure5Study, label_of
+        from nosbench_env.studies.figure5_picture import draw_figure5
+        from nosbench_env.studies.figure5_reading import markdown, summary_cells
+        from nosbench_env.tasks.worker_pool import available_cores
+
+        if plots:
+            check_matplotlib()
+        chosen = {"task": task, "epochs": epochs, "seeds": seeds, "proxy_steps": proxy_steps}
+        settings = replace(
+            SIZES[size.value],
+            **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
+        )
+        read = [(argument, read_candidate(argument)) for argument in candidate or ()]
+        study = Figure5Study(
+            output,
+            settings,
+            {label_of(argument, found): found for argument, found in read} or None,
+            device=device,
+            workers=available_cores() if workers is None else workers,
+            report=_report(silent=quiet or as_json),
+        )
+        summary = study.run()
+        study.files.write_text("figure5.md", markdown(settings, summary))
+        if plots:
+            study.files.write_bytes("figure5.png", draw_figure5(output, settings.task))
+    if as_json:
+        print((output / "figure5.json").read_text(), end="")
+        return
+    print(_columns(summary_cells(summary)))
+    print(f"\nAll of it, beside what the paper states: {output / 'figure5.md'}")
+
+
+def _stopped(folder: Path) -> Callable[[], str]:
+    return lambda: f"Stopped; all that was done is kept in {folder}.\nTo go on, run the same command again."
+
+
+def _report(*, silent: bool) -> Callable[[str], None]:
+    """Where a study tells how far it is."""
+    return (lambda text: None) if silent else (lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _columns(cells: Sequence[Mapping[str, str]]) -> str:
+    """Rows of equal names, in columns; the first to the left."""
+    return "\n".join(aligned([list(cells[0]), *(list(row.values()) for row in cells)], left=(0,)))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

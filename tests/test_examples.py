@@ -48,6 +48,12 @@ def test_cleanrl_ppo_learns_what_is_paid() -> None:
     assert min(returns) >= -1.0  # nothing else was paid: masked choices, which pay -20, were never taken
 
 
+def test_an_exported_incumbent_learns_to_read_digits(tmp_path: Path) -> None:
+    example = load("train_with_exported")
+    optimizer = example.load_optimizer(example.export("Incumbent", tmp_path))
+    assert example.train(optimizer, epochs=10) > 0.9
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_cleanrl_ppo_plays_every_env(env_id: str) -> None:
     example, oracle = load("cleanrl_ppo"), InstantOracle(random_loss)

@@ -10,7 +10,7 @@ EXAMPLES = re.findall(r"<!-- tested -->\n```python\n(.*?)```", README, flags=re.
 
 
 def test_every_python_example_is_tested() -> None:
-    assert len(EXAMPLES) == README.count("```python\n") == 7
+    assert len(EXAMPLES) == README.count("```python\n") == 8
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])

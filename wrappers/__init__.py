@@ -16,6 +16,7 @@ from nosbench_env.wrappers.episode_recorder import EpisodeRecorder
 from nosbench_env.wrappers.flat_observation import FlatObservation
 from nosbench_env.wrappers.length_cost import LengthCost
 from nosbench_env.wrappers.log_reward import LogReward
+from nosbench_env.wrappers.multi_objective_reward import MultiObjectiveReward
 from nosbench_env.wrappers.novelty_bonus import NoveltyBonus
 from nosbench_env.wrappers.one_hot_observation import OneHotObservation
 from nosbench_env.wrappers.potential_shaping import PotentialShaping
@@ -32,6 +33,7 @@ __all__ = [
     "FlatObservation",
     "LengthCost",
     "LogReward",
+    "MultiObjectiveReward",
     "NoveltyBonus",
     "OneHotObservation",
     "PotentialShaping",

@@ -36,6 +36,7 @@ from nosbench_env.comparison.statistics import (
     kruskal,
     pair_tests,
 )
+from nosbench_env.comparison.trade_offs import FRONT_FIELDS, TRADE_OFF_FIELDS, TradeOffs, trade_offs
 from nosbench_env.oracle import Source
 
 AXIS_NAMES: Mapping[Axis, str] = {
@@ -123,6 +124,7 @@ class Comparison:
         pairs: The test of each pair of methods.
         curves: For each axis a curve for each method.
         reference: The known program that the losses are shown beside.
+        trade_offs: The fronts of loss and costs, if asked for.
         notes: What to keep in mind when reading this.
     """
 
@@ -137,6 +139,7 @@ class Comparison:
     pairs: tuple[PairTest, ...]
     curves: Mapping[Axis, tuple[AnytimeCurve, ...]]
     reference: Reference | None
+    trade_offs: TradeOffs | None
     notes: tuple[str, ...]
 
     @property
@@ -160,6 +163,20 @@ class Comparison:
             for method, curve in zip(self.methods, curves, strict=True)
             for place in range(len(curve.x))
         ]
+
+    @property
+    def tables(self) -> dict[str, tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]:
+        """All tables by name: what their columns mean, and their rows."""
+        found: dict[str, tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]] = {
+            "table": (TABLE_FIELDS, self.table),
+            "runs": (RUN_FIELDS, self.runs),
+            "pairs": (PAIR_FIELDS, self.pair_rows),
+            "curves": (CURVE_FIELDS, self.curve_rows),
+        }
+        if self.trade_offs is not None:
+            found["trade_offs"] = (TRADE_OFF_FIELDS, self.trade_offs.table)
+            found["fronts"] = (FRONT_FIELDS, self.trade_offs.front_rows)
+        return found
 
     def best_programs(self, method: Method) -> list[tuple[Run, HistoryEntry]]:
         """The best programs of a method's runs within the budget, no two with the same result; at most three."""
@@ -189,12 +206,8 @@ class Comparison:
             "kruskal_wallis": None if self.kruskal is None else asdict(self.kruskal),
             "pairs": self.pair_rows,
             "curves": self.curve_rows,
-            "fields": {
-                "table": dict(TABLE_FIELDS),
-                "runs": dict(RUN_FIELDS),
-                "pairs": dict(PAIR_FIELDS),
-                "curves": dict(CURVE_FIELDS),
-            },
+            "trade_offs": None if self.trade_offs is None else self.trade_offs.to_json(),
+            "fields": {name: dict(fields) for name, (fields, _) in self.tables.items()},
         }
         finite: dict[str, Any] = _finite(data)
         return finite
@@ -208,6 +221,8 @@ def compare(
     seed: int = 0,
     labels: Mapping[str, str] | None = None,
     find_reference: Callable[[Mapping[str, Any]], Reference] | None = None,
+    costs: Sequence[str] = (),
+    reference_point: Sequence[float] | None = None,
     force: bool = False,
 ) -> Comparison:
     """Compares methods by their runs, at a common budget.
@@ -222,11 +237,13 @@ def compare(
         seed: Of the bootstrap and of permutations.
         labels: Names for methods, by the names that they would get.
         find_reference: Gets the conditions of the runs, and gives what to compare them with.
+        costs: Names in `COSTS`, to compare by the loss and these together; none leaves that out.
+        reference_point: What hypervolumes are measured from; see `trade_offs`.
         force: Whether to compare runs whose losses are not comparable, with a note.
 
     Raises:
-        ValueError: If the runs were made under different conditions, no run has spent the budget, or labels or runs
-            are not distinct; see `group_runs`.
+        ValueError: If the runs were made under different conditions, no run has spent the budget, labels or runs are
+            not distinct (see `group_runs`), or costs or the reference point are wrong (see `trade_offs`).
     """
     if not runs:
         raise ValueError("runs must be at least one run, got none")
@@ -253,6 +270,7 @@ def compare(
     reference = find_reference(conditions) if find_reference is not None else None
     losses = [np.array([_loss(run.best_within(axis, budget)) for run in method.runs]) for method in methods]
     pairs = pair_tests(losses, seed)
+    found = trade_offs(methods, axis, budget, costs, reference_point, seed) if costs else None
     return Comparison(
         methods=tuple(methods),
         conditions=conditions,
@@ -265,11 +283,13 @@ def compare(
         pairs=tuple(pairs),
         curves={name: tuple(anytime_curve(method.runs, name, seed) for method in methods) for name in AXES},
         reference=reference,
+        trade_offs=found,
         notes=(
             *(f"These runs are not comparable: {difference}." for difference in differences),
             *_notes_on_lengths(methods, axis, budget),
             *_notes_on_numbers(methods, losses, pairs),
             *_notes_on_reference(reference),
+            *(_notes_on_trade_offs(found) if found is not None else ()),
         ),
     )
 
@@ -388,6 +408,11 @@ def _notes_on_numbers(methods: Sequence[Method], losses: Sequence[Floats], pairs
 def _notes_on_reference(reference: Reference | None) -> Iterator[str]:
     if reference is not None and reference.loss is None:
         yield f"No line for {reference.name}: {shown(reference.why_not, 300)}."
+
+
+def _notes_on_trade_offs(found: TradeOffs) -> Iterator[str]:
+    for method in found.without_costs:
+        yield f"{method} found optimizers that are no programs, whose costs are not known: they are on no front."
 
 
 def _finite(data: Any) -> Any:

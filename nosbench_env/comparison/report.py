@@ -16,15 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from nosbench_env.canonical import canonical_form
 from nosbench_env.comparison.comparison import (
     AXIS_NAMES,
-    CURVE_FIELDS,
-    PAIR_FIELDS,
-    RUN_FIELDS,
-    TABLE_FIELDS,
     Comparison,
     spent,
     versions,
 )
-from nosbench_env.comparison.pictures import draw_curves, draw_losses
+from nosbench_env.comparison.pictures import draw_curves, draw_losses, draw_trade_offs
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.notation import pseudocode
@@ -50,16 +46,13 @@ def write_report(comparison: Comparison, folder: Path, *, plots: bool = True) ->
     if plots:
         pictures = {f"curves-{axis}": draw_curves(comparison, axis) for axis in AXES}
         pictures["losses"] = draw_losses(comparison)
+        if comparison.trade_offs is not None:
+            pictures["trade_offs"] = draw_trade_offs(comparison)
     written = [folder / "report.html", folder / "comparison.json"]
     written[0].write_text(render(comparison, pictures), encoding="utf-8")
     text = json.dumps(comparison.to_json(), indent=1, allow_nan=False)
     written[1].write_text(text + "\n", encoding="utf-8")
-    for name, fields, rows in (
-        ("table", TABLE_FIELDS, comparison.table),
-        ("runs", RUN_FIELDS, comparison.runs),
-        ("pairs", PAIR_FIELDS, comparison.pair_rows),
-        ("curves", CURVE_FIELDS, comparison.curve_rows),
-    ):
+    for name, (fields, rows) in comparison.tables.items():
         written.append(folder / f"{name}.csv")
         _write_csv(written[-1], list(fields), rows)
     for name, data in pictures.items():
@@ -71,7 +64,14 @@ def write_report(comparison: Comparison, folder: Path, *, plots: bool = True) ->
 def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
     """The report: one HTML page that needs nothing else, and in which everything from the runs is text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"loss": loss_text, "share": _share, "p": _p, "count": _count, "shown": shown}
+    environment.filters |= {
+        "loss": loss_text,
+        "share": _share,
+        "p": _p,
+        "count": _count,
+        "shown": shown,
+        "point": point_text,
+    }
     environment.filters["interval"] = lambda ends, kind: interval_text(*map(environment.filters[kind], ends))
     template = environment.from_string(files("nosbench_env.comparison").joinpath(_TEMPLATE).read_text("utf-8"))
     axes = [comparison.axis, *(axis for axis in AXES if axis != comparison.axis)]
@@ -84,12 +84,8 @@ def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
         programs=[(method, _programs(comparison, method)) for method in comparison.methods],
         configs=[(method.label, json.dumps(method.config, indent=1)) for method in comparison.methods],
         sources=SOURCES,
-        fields={
-            "table.csv": TABLE_FIELDS,
-            "runs.csv": RUN_FIELDS,
-            "pairs.csv": PAIR_FIELDS,
-            "curves.csv": CURVE_FIELDS,
-        },
+        front=_front(comparison),
+        fields={f"{name}.csv": fields for name, (fields, _) in comparison.tables.items()},
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
         versions=versions(),
@@ -106,12 +102,31 @@ def interval_text(low: str, high: str) -> str:
     return low if low == high == "-" else f"{low} to {high}"
 
 
+def point_text(names: Sequence[str], point: Sequence[float]) -> str:
+    """A point for people: its coordinates with their names."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, point, strict=True))
+
+
 def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
     """What the report shows of a method's best programs."""
-    found = []
-    for run, entry in comparison.best_programs(method):
-        found.append({"loss": entry.loss, "seed": run.seed, "number": entry.number} | _shown_program(entry.program))
-    return found
+    return [
+        {"loss": entry.loss, "seed": run.seed, "number": entry.number} | _shown_program(entry.program)
+        for run, entry in comparison.best_programs(method)
+    ]
+
+
+def _front(comparison: Comparison) -> list[dict[str, Any]]:
+    """What the report shows of the common front."""
+    found = comparison.trade_offs.common if comparison.trade_offs is not None else ()
+    return [
+        {
+            "method": one.method,
+            "loss": one.entry.loss,
+            "costs": one.point[1:],
+            "pseudocode": pseudocode(one.entry.program),
+        }
+        for one in found
+    ]
 
 
 def _shown_program(program: Candidate) -> dict[str, Any]:

@@ -138,6 +138,18 @@ def read_run(folder: Path | str) -> Run:
     )
 
 
+def read_history(run: Run) -> list[HistoryEntry[Any]]:
+    """All queries of a run, read once more: those that it had when it was read, though the search has gone on.
+
+    Raises:
+        RunError: If they are not there any more, or damaged.
+    """
+    entries, _ = _read_history(run.folder / "history.jsonl")
+    if len(entries) < run.queries:
+        raise RunError(f"{run.folder} had {run.queries} queries and now has {len(entries)}: it was changed meanwhile")
+    return entries[: run.queries]
+
+
 def group_runs(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Method]:
     """Groups runs by configuration without seed, in order of their first appearance.
 

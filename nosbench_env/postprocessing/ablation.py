@@ -39,7 +39,8 @@ class InstructionEffect:
     Attributes:
         line: The instruction, counted from 1.
         instruction: The instruction.
-        variants: Each way to do without it, the least harmful first.
+        variants: Each way to do without it, the least harmful first; one that is the same comes before those that only
+            seem to be better.
     """
 
     line: int
@@ -59,7 +60,7 @@ class Ablation:
     Attributes:
         program: The program.
         losses: Its own losses, one for each seed.
-        effects: Of each live instruction that something can stand for, line after line.
+        effects: Of each live instruction, line after line.
     """
 
     program: Program
@@ -86,7 +87,8 @@ class Ablation:
 def ablate(program: Program, evaluator: Evaluator) -> Ablation:
     """Takes each live instruction out, in every way that `replacements` knows, and evaluates what remains.
 
-    Instructions are taken out one at a time, so two that can stand for each other both seem not to matter.
+    Instructions are taken out one at a time, so two that can stand for each other both seem not to matter. What the
+    oracle takes to be equivalent to the program has its losses: the change is 0.
 
     Args:
         program: The program.
@@ -104,6 +106,10 @@ def ablate(program: Program, evaluator: Evaluator) -> Ablation:
     ]
     effects = []
     for line, variants in groupby(ablated, key=lambda variant: variant.replacement.line):
-        ordered = sorted(variants, key=lambda variant: variant.change.mean)
+        ordered = sorted(variants, key=_harm)
         effects.append(InstructionEffect(line, program[line - 1], tuple(ordered)))
     return Ablation(program, tuple(losses[0].tolist()), tuple(effects))
+
+
+def _harm(variant: Ablated) -> tuple[bool, float]:
+    return variant.change.verdict not in ("better", "the same"), variant.change.mean

@@ -137,8 +137,8 @@ class Change:
     def verdict(self) -> str:
         """The change in words.
 
-        "diverges", "the same" (to the last bit), "worse" or "better" where the interval excludes 0, those "at each
-        seed" where it does not and the sign is always the same, or "unclear".
+        "diverges"; "the same" (to the last bit, or taken to be equivalent); "worse" or "better" where the interval
+        excludes 0, with "at each seed" where it does not and the sign is always the same; or "unclear".
         """
         if self.diverged:
             return "diverges"

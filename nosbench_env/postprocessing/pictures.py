@@ -80,7 +80,7 @@ def draw_sweeps(program: Program, sweeps: Sequence[Sweep], picture: Path, title:
         panel.set_title(_name(program, sweep), fontsize=9, family="monospace")
     for panel in panels[len(sweeps) :]:
         panel.set_visible(False)
-    figure.supylabel("final loss")
+    figure.supylabel("final loss (triangles: a seed above, or diverged)")
     figure.suptitle(title)
     figure.savefig(picture, dpi=150)
 

@@ -35,9 +35,9 @@ class Replacement:
 
 
 def replacements(program: Program) -> list[Replacement]:
-    """All ways to do without one of the live instructions, line after line, but for those that change nothing.
+    """All ways to do without one of the live instructions, line after line.
 
-    Of several that come to the same at one line there is one.
+    Of several that come to the same at one line there is one. Some may change nothing, as where a product with 1 goes.
 
     >>> for found in replacements(Program.parse("r9 = sign(grad); r10 = mul(r9, 0.1)")):
     ...     print(found.line, "by", found.by, "gives", repr(found.program))
@@ -49,16 +49,50 @@ def replacements(program: Program) -> list[Replacement]:
     Raises:
         TypeError: If `program` is not a `Program`.
     """
-    own = canonical_form(check_program(program))
     found = []
-    for index in live_places(program)[0]:
+    for index in live_places(check_program(program))[0]:
         instruction = program[index]
-        seen: set[CanonicalForm] = {own}
+        seen: set[CanonicalForm] = set()
         for slot in (*dict.fromkeys(instruction.inputs), None):
             # A product with 1 is a copy to the last bit, also of what is overwritten before it is read.
             copy = () if slot is None else (Instruction("mul", (slot, _ONE), instruction.output),)
             changed = Program((*program.instructions[:index], *copy, *program.instructions[index + 1 :]))
             if (form := canonical_form(changed)) not in seen:
                 seen.add(form)
-                found.append(Replacement(index + 1, instruction, slot, changed.simplified()))
+                found.append(Replacement(index + 1, instruction, slot, without_copies(changed.simplified())))
     return found
+
+
+def without_copies(program: Program) -> Program:
+    """The program without its products with 1 that only bring a value to another slot, as far as they can go.
+
+    The instruction that computes the value writes it there itself, if that gives the same canonical form.
+
+    >>> print(without_copies(Program.parse("r9 = add(r10, grad); r10 = mul(r9, 1.0); r11 = sign(r9)")))
+    r10 = add(r10, grad)
+    r11 = sign(r10)
+    """
+    form = canonical_form(program)
+    for place, instruction in enumerate(program):
+        if instruction.function == "mul" and _ONE in instruction.inputs:
+            shorter = _written_directly(program, place)
+            if shorter is not None and canonical_form(shorter) == form:
+                return without_copies(shorter)
+    return program
+
+
+def _written_directly(program: Program, place: int) -> Program | None:
+    """The program whose copy at a place is gone; None if no instruction before it writes what is copied."""
+    copy = program[place]
+    source = next((slot for slot in copy.inputs if slot != _ONE), _ONE)
+    origin = next((index for index in range(place - 1, -1, -1) if program[index].output == source), None)
+    if origin is None:
+        return None
+    moved = Instruction(program[origin].function, program[origin].inputs, copy.output)
+    changed, holds = [*program.instructions[:origin], moved], True
+    for index, later in enumerate(program.instructions[origin + 1 :], start=origin + 1):
+        if index != place:
+            inputs = tuple(copy.output if holds and slot == source else slot for slot in later.inputs)
+            changed.append(Instruction(later.function, inputs, later.output))
+            holds = holds and later.output != source
+    return Program(tuple(changed))

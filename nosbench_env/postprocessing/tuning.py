@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def tune(
         reach: Constants are looked for between their value divided by this and multiplied by it.
         uses: Which constants to tune; None for all.
         seed: Seed of the sampler.
-        storage: Optuna's journal, a file that keeps the trials. None keeps none.
+        storage: Optuna's journal, a file that keeps the trials, for one process at a time. None keeps none.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -177,7 +178,9 @@ def _study(storage: Path | None, settings: dict[str, Any]) -> Iterator[Study]:
             # A lock that is a link does not work on all file systems.
             kept = JournalStorage(JournalFileBackend(str(storage), lock_obj=JournalFileOpenLock(str(storage))))
             study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
-        except (ValueError, KeyError, TypeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # Optuna raises many types for a file that is no journal
             raise ValueError(f"{storage} is no journal of Optuna, or damaged ({error}); name another file") from error
         yield study
     finally:
@@ -194,6 +197,7 @@ def _run(
 ) -> None:
     """Runs the trials that are missing; the first is the program itself."""
     from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
@@ -205,7 +209,9 @@ def _run(
     while (done := len(_complete(study))) < trials:
         # A seed of its own for each trial, so that nothing depends on how many this process has done.
         drawn = int(np.random.default_rng([seed, done]).integers(2**31))
-        study.sampler = TPESampler(seed=drawn, multivariate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # which Optuna 4 takes `multivariate` to be
+            study.sampler = TPESampler(seed=drawn, multivariate=True)
         if done == 0:
             study.enqueue_trial(dict(values))
         asked = study.ask(space)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nosbench_env.drawing import COLOURS, DASHES, empty_figure, with_unit
 from nosbench_env.studies.baselines import Score
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, told apart also by the colour-blind; line styles go round at another time.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_DASHES = ("-", "--", "-.", ":")
 _MAX_CURVES = 12  # more can't be told apart
 _OUTLIER = 3.0  # losses this many times farther from the best than the median is are drawn at the edge
-_UNITS = {"pfn": " (nats)", "toy": " (nats)"}
 
 
 def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
@@ -29,19 +22,18 @@ def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7.0, 4.6)
-    panel = figure.subplots()
+    figure, (panel,) = empty_figure(7.0, 4.6)
     shown = scores[:_MAX_CURVES]
     for place, found in enumerate(shown):
         curves = found.curves
         # Where a seed failed there is no mean, and where all did there is nothing to draw.
         mean = curves.mean(axis=0)
         epochs = np.arange(1, curves.shape[1] + 1)
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         panel.plot(
             epochs,
             mean,
-            _DASHES[place % len(_DASHES)],
+            DASHES[place % len(DASHES)],
             color=colour,
             linewidth=1.7,
             marker="o" if len(epochs) == 1 else None,
@@ -54,10 +46,8 @@ def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
     if ends and starts:
         low, high = min(ends), min(max(starts + ends), _edge(ends + starts))
         panel.set_ylim(low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0))
-    panel.set(xlabel="epoch", ylabel=f"training loss, mean of the epoch{_unit(scores)}")
+    panel.set(xlabel="epoch", ylabel=with_unit("training loss, mean of the epoch", _task(scores)))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
     if len(shown) < len(scores):
         panel.set_title(f"the best {len(shown)} of {len(scores)}", fontsize="medium", loc="left")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -66,8 +56,7 @@ def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
 
 def draw_final_losses(scores: Sequence[Score], path: Path) -> None:
     """Draws each optimizer's final loss with each seed, their mean, and the paper's where it is known."""
-    figure = _figure(7.0, 1.2 + 0.26 * len(scores))
-    panel = figure.subplots()
+    figure, (panel,) = empty_figure(7.0, 1.2 + 0.26 * len(scores))
     finite = [value for found in scores for value in found.losses if math.isfinite(value)]
     known = finite + [found.paper_loss for found in scores if found.paper_loss is not None]
     low, high = (min(known), min(max(known), _edge(finite))) if finite else (0.0, 1.0)
@@ -89,21 +78,13 @@ def draw_final_losses(scores: Sequence[Score], path: Path) -> None:
     if any(found.paper_loss is not None for found in scores):
         panel.plot([], [], "D", color="none", markeredgecolor="#D55E00", markersize=7, label="the paper's code")
     panel.set(
-        xlabel=f"final training loss{_unit(scores)}",
+        xlabel=with_unit("final training loss", _task(scores)),
         xlim=(low - margin, right),
         ylim=(len(scores) - 0.4, -0.6),
     )
     panel.set_yticks(range(len(scores)), [found.name.replace("$", r"\$") for found in scores], fontsize="small")
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     figure.savefig(path, dpi=180)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _edge(losses: Sequence[float]) -> float:
@@ -112,5 +93,5 @@ def _edge(losses: Sequence[float]) -> float:
     return median + _OUTLIER * max(median - best, 1e-6 * abs(median))
 
 
-def _unit(scores: Sequence[Score]) -> str:
-    return _UNITS.get(scores[0].evaluations[0].task, "")
+def _task(scores: Sequence[Score]) -> str:
+    return scores[0].evaluations[0].task

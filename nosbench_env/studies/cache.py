@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import filelock
 import numpy as np
 
 from nosbench_env.canonical import canonical_form
@@ -39,8 +33,9 @@ from nosbench_env.studies.cache_errors import (
     merged_groups,
 )
 from nosbench_env.studies.cache_growth import cache_sizes, hits, sampled_queries, seed_pairs, trails
-from nosbench_env.studies.identities import IDENTITIES, Key, keys_of, write_text
+from nosbench_env.studies.identities import IDENTITIES, Key, keys_of
 from nosbench_env.studies.search_runs import SearchRuns
+from nosbench_env.studies.study_folder import Row, StudyFolder, finite
 from nosbench_env.studies.trainings import FIRST_STEPS, TrainingLog, final_losses, first_losses, to_json
 from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task
 from nosbench_env.tasks.task import Task
@@ -50,12 +45,6 @@ METHODS = ("rs", "re")
 _DRAW_SEED = 0  # of everything drawn here: pairs and programs
 _LARGEST_GROUPS = 20  # of equal curves, listed with their programs
 _LISTED_PROGRAMS = 10  # of each
-
-Row = dict[str, Any]
-
-
-class StudyError(ValueError):
-    """The study's folder can't be used. What is in it is untouched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +138,7 @@ class CacheStudy:
         report: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder, self.settings = Path(folder), settings
+        self.files = StudyFolder(folder)
         self.report = report
         self._device, self._workers = check_device_name(device), check_workers(workers)
         self._runs = SearchRuns(
@@ -179,7 +169,7 @@ class CacheStudy:
         """
         if unknown := set(parts) - set(PARTS):
             raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
-        with self._opened():
+        with self.files.opened(self._config):
             tables: dict[str, list[Row]] = {}
             for part in parts:
                 tables[part] = PARTS[part](self)
@@ -245,71 +235,22 @@ class CacheStudy:
         train = final_losses(self.settings.task, self._device, self._workers, self.settings.epochs)
         return TrainingLog(self.folder / "trainings" / "final-losses.jsonl", train, self.report)
 
-    def write_json(self, name: str, data: Any) -> None:
-        """Writes a file of the folder."""
-        write_text(self.folder / name, json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-    def write_csv(self, name: str, rows: Sequence[Row]) -> None:
-        """Writes a table; its header is the first row's names."""
-        text = io.StringIO()
-        if rows:
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        write_text(self.folder / name, text.getvalue())
-
-    @contextmanager
-    def _opened(self) -> Iterator[None]:
-        """The folder, made if it is new and held against other processes."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / ".lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise StudyError(
-                f"{self.folder} is in use by another process; wait for it or choose another folder with --folder"
-            ) from None
-        except OSError as error:
-            raise StudyError(f"can't use the folder {self.folder}: {error}; choose another with --folder") from error
-        try:
-            self._check_config()
-            yield
-        finally:
-            lock.release()
-
-    def _check_config(self) -> None:
+    @property
+    def _config(self) -> Row:
+        """What may not change from one call to the next."""
         settings = self.settings
-        config = {
+        return {
             "task": settings.task,
             "epochs": settings.epochs,
             "max_instructions": settings.max_instructions,
             "search_identity": settings.search_identity,
         }
-        found = self._read_json("config.json")
-        if not found:
-            self.write_json("config.json", config)
-            return
-        different = [name for name in config if found.get(name) != config[name]]
-        if different:
-            changes = "; ".join(f"{name} is {found.get(name)!r}, now {config[name]!r}" for name in different)
-            raise StudyError(f"{self.folder} holds another study: {changes}. Choose another folder with --folder")
 
     def _summarise(self, part: str, rows: Sequence[Row]) -> None:
         """Puts a part's table into the summary, beside those of other parts."""
-        summary = self._read_json("summary.json")
-        summary[part] = {"settings": asdict(self.settings), "rows": [_finite(row) for row in rows]}
-        self.write_json("summary.json", summary)
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            data = json.loads((self.folder / name).read_text())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise StudyError(f"can't read {self.folder / name}: {error}; delete it or choose another folder") from error
-        if not isinstance(data, dict):
-            raise StudyError(f"{self.folder / name} holds no JSON object; delete it or choose another folder")
-        return data
+        summary = self.files.read_json("summary.json")
+        summary[part] = {"settings": asdict(self.settings), "rows": [finite(row) for row in rows]}
+        self.files.write_json("summary.json", summary)
 
 
 def growth(study: CacheStudy) -> list[Row]:
@@ -327,8 +268,8 @@ def growth(study: CacheStudy) -> list[Row]:
             for trail in trails(seeds):
                 label = {"identity": identity, "method": method, "seeds": "-".join(map(str, trail))}
                 across += _growth_rows(label, [key for seed in trail for key in keys[seed]])
-    study.write_csv("growth-within-runs.csv", within)
-    study.write_csv("growth-across-runs.csv", across)
+    study.files.write_csv("growth-within-runs.csv", within)
+    study.files.write_csv("growth-across-runs.csv", across)
     table = []
     for identity in study.identities(IDENTITIES):
         for method in study.settings.methods:
@@ -385,7 +326,7 @@ def hit_rates(study: CacheStudy) -> list[Row]:
                         row[name] = float(np.mean(shares_of_pairs))
                         row[f"{name} std"] = float(np.std(shares_of_pairs))
                     table.append(row)
-    study.write_csv("hit-rates.csv", singles)
+    study.files.write_csv("hit-rates.csv", singles)
     return table
 
 
@@ -414,8 +355,8 @@ def false_positives(study: CacheStudy) -> list[Row]:
                 of_all = row["rate"] * different_forms / same_key if over == "pairs" and same_key else math.nan
                 table.append(row | {"rate of all": of_all, "groups": len(groups), "groups' pairs": different_forms})
                 differing += found
-    study.write_csv("false-positives.csv", table)
-    study.write_json("false-positives.json", differing)
+    study.files.write_csv("false-positives.csv", table)
+    study.files.write_json("false-positives.json", differing)
     return table
 
 
@@ -498,8 +439,8 @@ def false_splits(study: CacheStudy) -> list[Row]:
                 }
                 for group in groups[:_LARGEST_GROUPS]
             ]
-    study.write_csv("false-splits.csv", table)
-    study.write_json("false-splits.json", listed)
+    study.files.write_csv("false-splits.csv", table)
+    study.files.write_json("false-splits.json", listed)
     return table
 
 
@@ -553,13 +494,9 @@ def diverged(study: CacheStudy) -> list[Row]:
                 }
                 for program, loss in sorted(finite.items(), key=lambda item: item[1])
             ]
-    study.write_csv("diverged.csv", table)
-    study.write_json("diverged.json", listed)
+    study.files.write_csv("diverged.csv", table)
+    study.files.write_json("diverged.json", listed)
     return table
-
-
-def _finite(row: Row) -> Row:
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 PARTS: Mapping[str, Callable[[CacheStudy], list[Row]]] = MappingProxyType(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,6 @@ _COLORS = {"rs": "tab:blue", "re": "tab:orange"}
 _NAMES = {"rs": "random search", "re": "regularized evolution"}
 
 Curves = dict[str, list[tuple[list[int], list[int]]]]  # of a method: queries and cache sizes of each run
-
-
-def check_matplotlib() -> None:
-    """Raises: ValueError: If there is no matplotlib to draw with."""
-    if find_spec("matplotlib") is None:
-        raise ValueError(
-            "the pictures need matplotlib: install it with pip install 'nosbench_env[plot]', or leave them out with "
-            "--no-plots"
-        )
 
 
 def plot_growth(table: Path, picture: Path, *, runs: int) -> None:

@@ -61,7 +61,12 @@ def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: P
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file that is whole at any moment."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Writes a file that is whole at any moment."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     temporary.replace(file)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from functools import partial
 from pathlib import Path
 
 from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, SearchResult, search
@@ -18,10 +13,7 @@ from nosbench_env.identity import Identity
 from nosbench_env.oracle import Oracle
 from nosbench_env.program import Program
 from nosbench_env.search_space import SearchSpace
-from nosbench_env.store import StoreError
-
-Report = Callable[[str], None]
-_REPORT_EVERY_S = 10.0
+from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,7 @@ class SearchRuns:
             return RandomSearch(SearchSpace(self.max_instructions), seed).ask(self.queries)
         history = self._history(seed)
         try:
-            entries = [HistoryEntry.from_json(json.loads(line)) for line in _lines(history)[: self.queries]]
+            entries = [HistoryEntry.from_json(json.loads(line)) for line in whole_lines(history)[: self.queries]]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunError(f"{history} is damaged: {error}; delete its folder to run it again") from error
         return [entry.program for entry in entries]
@@ -72,20 +64,29 @@ class SearchRuns:
         if not waiting:
             return
         report(f"RE: {len(waiting)} of {len(seeds)} runs of {self.queries:,} queries to do")
-        if min(workers, len(waiting)) == 1:
-            for seed in waiting:
-                self._evolve_one(seed, _Reporter(report, f"RE, seed {seed}").on_query)
-        else:
-            self._evolve_together(waiting, workers, report)
+        reporter = Reporter(report)
+
+        def progress() -> str:
+            done = sum(min(self.done(seed), self.queries) for seed in seeds)
+            return f"RE: {done:,} of {len(seeds) * self.queries:,} queries"
+
+        # A run in this process tells how far it is itself.
+        telling = partial(_tell_query, reporter) if min(workers, len(waiting)) == 1 else _stay_with_parent
+        try:
+            in_processes(
+                [partial(self._evolve_one, seed, telling) for seed in waiting], workers, lambda: reporter.tell(progress)
+            )
+        except JobError as error:
+            raise RunError(f"a run of evolution failed: {error}") from None
 
     def done(self, seed: int) -> int:
         """How many queries a run of evolution has done."""
-        return len(_lines(self._history(seed)))
+        return len(whole_lines(self._history(seed)))
 
     def _history(self, seed: int) -> Path:
         return self.folder / f"re-{seed}" / "history.jsonl"
 
-    def _evolve_one(self, seed: int, on_query: Callable[[HistoryEntry, SearchResult], None]) -> None:
+    def _evolve_one(self, seed: int, on_query: Callable[[int, HistoryEntry, SearchResult], None]) -> None:
         oracle = Oracle(self.task, self.store, self.device, self.identity, workers=1)
         try:
             search(
@@ -94,84 +95,26 @@ class SearchRuns:
                 Budget(queries=self.queries),
                 epochs=self.epochs,
                 folder=self._history(seed).parent,
-                on_query=on_query,
+                on_query=partial(on_query, seed),
             )
         finally:
             oracle.close()
 
-    def _evolve_together(self, seeds: Sequence[int], workers: int, report: Report) -> None:
-        context = multiprocessing.get_context("spawn")
-        waiting = list(seeds)
-        running: dict[Connection, SpawnProcess] = {}
-        reported = time.monotonic()
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    ours, theirs = context.Pipe(duplex=False)
-                    # A daemon ends with this process.
-                    process = context.Process(target=_run, args=(self, waiting.pop(0), theirs), daemon=True)
-                    process.start()
-                    theirs.close()
-                    running[ours] = process
-                for pipe in wait(list(running), timeout=1.0):
-                    assert isinstance(pipe, Connection)
-                    _finish(pipe, running.pop(pipe))
-                if time.monotonic() - reported > _REPORT_EVERY_S:
-                    reported = time.monotonic()
-                    done = sum(min(self.done(seed), self.queries) for seed in seeds)
-                    report(f"RE: {done:,} of {len(seeds) * self.queries:,} queries")
-        finally:
-            for process in running.values():
-                process.terminate()  # a run can be stopped at any moment
-                process.join()
+
+def _tell_query(reporter: Reporter, seed: int, entry: HistoryEntry, so_far: SearchResult) -> None:
+    reporter.tell(lambda: f"RE, seed {seed}: query {entry.number:,}, {so_far.distinct:,} distinct programs")
 
 
-def _run(runs: SearchRuns, seed: int, result: Connection) -> None:
-    """One run in a process of its own; sends what went wrong, or an empty text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    parent = multiprocessing.parent_process()
-
-    def on_query(entry: HistoryEntry, so_far: SearchResult) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
-
-    try:
-        runs._evolve_one(seed, on_query)
-        result.send("")
-    except Exception as error:
-        result.send(f"{error}" if isinstance(error, (ValueError, StoreError)) else f"{type(error).__name__}: {error}")
+def _stay_with_parent(seed: int, entry: HistoryEntry, so_far: SearchResult) -> None:
+    end_with_parent()
 
 
-def _finish(pipe: Connection, process: SpawnProcess) -> None:
-    try:
-        message = pipe.recv()
-    except EOFError:
-        process.join()
-        message = f"a process that ran it ended with exit code {process.exitcode}; the same command goes on from there"
-    process.join()
-    if message:
-        raise RunError(f"a run of evolution failed: {message}")
-
-
-class _Reporter:
-    """Tells now and then how far a run is."""
-
-    def __init__(self, report: Report, label: str) -> None:
-        self._report, self._label = report, label
-        self._reported = time.monotonic()
-
-    def on_query(self, entry: HistoryEntry, so_far: SearchResult) -> None:
-        if time.monotonic() - self._reported > _REPORT_EVERY_S:
-            self._reported = time.monotonic()
-            self._report(f"{self._label}: query {entry.number:,}, {so_far.distinct:,} distinct programs")
-
-
-def _lines(file: Path) -> list[bytes]:
+def whole_lines(file: Path) -> list[bytes]:
     """The complete lines of a file; none if it is not there."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"can't read {file}: {error}; choose another folder with --folder") from error
+        raise RunError(f"can't read {file}: {error}; choose another folder") from error
     return data[: data.rfind(b"\n") + 1].splitlines()

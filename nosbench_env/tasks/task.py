@@ -47,16 +47,24 @@ class Curve:
             the beginning of the training, whatever `first_epoch` is.
         first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
         seconds: What the steps took, for programs trained side by side their share; None if the task does not say.
+        validation_losses: `(epochs,)` float64, for a task that validates: the loss on other data after each epoch's
+            last update. NaN from the epoch on in which the parameters turned non-finite.
     """
 
     step_losses: NDArray[np.float64]
     stopped_at: int | None = None
     first_epoch: int = 0
     seconds: float | None = None
+    validation_losses: NDArray[np.float64] | None = None
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:
-        """The mean loss of each epoch from `first_epoch` on, `(epochs,)` float64."""
+        """The loss of each epoch from `first_epoch` on, `(epochs,)` float64, as the oracle reports it.
+
+        The validation loss where the task has one, else the mean of the epoch's steps.
+        """
+        if self.validation_losses is not None:
+            return self.validation_losses
         means: NDArray[np.float64] = self.step_losses.mean(axis=1)
         return means
 

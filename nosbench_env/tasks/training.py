@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nosbench_env.optimizer import ProgramOptimizer
@@ -60,35 +61,84 @@ def train_model(
         on_step: As in `Task.train`.
         checkpoint: As in `Task.train`.
     """
-    optimizer = make_optimizer(model.parameters())
+    return train_models(task, [model], [batch_loss], make_optimizer, epochs, seed, on_step, checkpoint)
+
+
+def train_models(
+    task: Task,
+    models: Sequence[nn.Module],
+    batch_losses: Sequence[BatchLoss],
+    make_optimizer: MakeOptimizer,
+    epochs: int,
+    seed: int,
+    on_step: OnStep | None,
+    checkpoint: Path | str | None,
+    validate: Callable[[], float] | None = None,
+) -> Curve:
+    """Trains models side by side, as folds of a cross-validation are; otherwise as `train_model`.
+
+    Each has an optimizer of its own, and its gradients are clipped on their own. A step updates all of them, and its
+    loss is their mean. When a parameter of one is not finite, all stop: no mean with it is finite any more.
+
+    Args:
+        task: As in `train_model`.
+        models: The models.
+        batch_losses: For each model what gives its losses, as in `train_model`.
+        make_optimizer: Called once for each model.
+        epochs: As in `train_model`.
+        seed: As in `train_model`.
+        on_step: As in `train_model`.
+        checkpoint: As in `train_model`.
+        validate: Gives the loss that counts, from the models as they are; called after each epoch, without gradients.
+    """
+    optimizers = [make_optimizer(model.parameters()) for model in models]
     steps_per_epoch = task.steps_per_epoch
-    training_name = f"{task.name} version {task.version} seed {seed} {task.arithmetic}, with {optimizer!r}"
-    params = list(model.parameters())
-    losses: list[float] = []
-    stopped_at: int | None = None
+    training_name = f"{task.name} version {task.version} seed {seed} {task.arithmetic}, with {optimizers[0]!r}"
+    known = _Known()
     if checkpoint is not None and Path(checkpoint).exists():
-        losses, stopped_at = _load_checkpoint(Path(checkpoint), training_name, model, optimizer)
+        known = _load_checkpoint(Path(checkpoint), training_name, models, optimizers)
+    losses = known.losses
 
     steps = epochs * steps_per_epoch
-    while len(losses) < steps and stopped_at is None:
-        optimizer.zero_grad()
-        loss = batch_loss(model, len(losses))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(params, MAX_GRAD_NORM)
-        optimizer.step()
-        losses.append(loss.item())
-        if not _all_finite(params):  # the loss can't tell: `sign` stops a NaN
-            stopped_at = len(losses)
+    while len(losses) < steps and known.stopped_at is None:
+        step = len(losses)
+        parts = [
+            _update(model, optimizer, batch_loss, step)
+            for model, optimizer, batch_loss in zip(models, optimizers, batch_losses, strict=True)
+        ]
+        losses.append(sum(parts) / len(parts))
+        # The loss can't tell: `sign` stops a NaN.
+        if not all(_all_finite(list(model.parameters())) for model in models):
+            known.stopped_at = len(losses)
+        elif validate is not None and len(losses) % steps_per_epoch == 0:
+            with torch.no_grad():
+                known.validation_losses.append(validate())
         if on_step is not None:
             on_step(Progress(len(losses), steps, losses[-1]))
-        if checkpoint is not None and (len(losses) % steps_per_epoch == 0 or stopped_at is not None):
-            _save_checkpoint(Path(checkpoint), training_name, model, optimizer, losses, stopped_at)
+        if checkpoint is not None and (len(losses) % steps_per_epoch == 0 or known.stopped_at is not None):
+            _save_checkpoint(Path(checkpoint), training_name, models, optimizers, known)
 
-    known = np.array(losses[:steps], dtype=np.float64)
-    padded = np.concatenate([known, np.full(steps - len(known), np.nan)])
-    if stopped_at is not None and stopped_at > steps:  # the checkpoint had gone further than asked
-        stopped_at = None
-    return Curve(padded.reshape(epochs, steps_per_epoch), stopped_at)
+    # The checkpoint may have gone further than asked.
+    stopped_at = None if known.stopped_at is not None and known.stopped_at > steps else known.stopped_at
+    validation_losses = None if validate is None else _padded(known.validation_losses, epochs)
+    step_losses = _padded(losses, steps).reshape(epochs, steps_per_epoch)
+    return Curve(step_losses, stopped_at, validation_losses=validation_losses)
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, batch_loss: BatchLoss, step: int) -> float:
+    """One update; returns the loss before it."""
+    optimizer.zero_grad()
+    loss = batch_loss(model, step)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+def _padded(losses: Sequence[float], length: int) -> NDArray[np.float64]:
+    """The first `length` losses; NaN where there are none."""
+    found = np.array(losses[:length], dtype=np.float64)
+    return np.concatenate([found, np.full(length - len(found), np.nan)])
 
 
 def train_programs_in_turn(
@@ -98,8 +148,13 @@ def train_programs_in_turn(
     seed: int,
     on_step: OnStep | None,
     on_curve: OnCurve | None,
+    *,
+    fused: bool = False,
 ) -> list[Curve]:
-    """`Task.train_programs` for a task that knows nothing faster than one training after the other."""
+    """`Task.train_programs` for a task that knows nothing faster than one training after the other.
+
+    With `fused`, each with its program compiled, which pays for large tensors; see `ProgramOptimizer`.
+    """
     curves = []
     for index, program in enumerate(programs):
 
@@ -108,7 +163,10 @@ def train_programs_in_turn(
                 on_step(replace(progress, index=index, programs=len(programs)))
 
         curve = task.train(
-            partial(ProgramOptimizer, program=program), epochs, seed, on_step=None if on_step is None else tell
+            partial(ProgramOptimizer, program=program, fused=fused),
+            epochs,
+            seed,
+            on_step=None if on_step is None else tell,
         )
         if on_curve is not None:
             on_curve(index, curve)
@@ -195,21 +253,28 @@ def _all_finite(params: Sequence[Tensor]) -> bool:
     return bool(norm.isfinite()) or all(bool(param.isfinite().all()) for param in params)
 
 
+@dataclass
+class _Known:
+    """What is known of a training so far: see `Curve`."""
+
+    losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    stopped_at: int | None = None
+
+
 def _save_checkpoint(
     path: Path,
     training_name: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    losses: list[float],
-    stopped_at: int | None,
+    models: Sequence[nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
+    known: _Known,
 ) -> None:
     """Writes plain tensors and numbers, to a temporary file first, so that a kill leaves the last whole checkpoint."""
     data = {
         "training": training_name,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "losses": losses,
-        "stopped_at": stopped_at,
+        "models": [model.state_dict() for model in models],
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        **asdict(known),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -218,17 +283,22 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    path: Path, training_name: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[float], int | None]:
+    path: Path, training_name: str, models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
+) -> _Known:
     try:
         data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found, losses, stopped_at = data["training"], data["losses"], data["stopped_at"]
+        found = data["training"]
+        known = _Known(data["losses"], data["validation_losses"], data["stopped_at"])
         if found == training_name:
-            if not all(isinstance(loss, float) for loss in losses) or stopped_at not in (None, len(losses)):
+            if not all(isinstance(loss, float) for loss in known.losses + known.validation_losses):
                 raise ValueError("losses")
-            model.load_state_dict(data["model"])
-            optimizer.load_state_dict(data["optimizer"])
-            return list(losses), stopped_at
+            if known.stopped_at not in (None, len(known.losses)):
+                raise ValueError("stopped_at")
+            for model, state in zip(models, data["models"], strict=True):
+                model.load_state_dict(state)
+            for optimizer, state in zip(optimizers, data["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            return known
     except Exception as error:  # torch raises many types for a file that is no checkpoint
         raise ValueError(
             f"can't resume from {path}: it is damaged or no checkpoint; delete it to begin again"

@@ -86,6 +86,7 @@ def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
         "step_losses": curve.step_losses.tolist(),
         "stopped_at": curve.stopped_at,
         "first_epoch": curve.first_epoch,
+        "validation_losses": None if curve.validation_losses is None else curve.validation_losses.tolist(),
         "seconds": time.perf_counter() - started,
     }
 

@@ -44,7 +44,7 @@ class WorkerPool:
     may have them too. They end with this process, however it ends. A forked child starts its own.
 
     Args:
-        task_name: A name in `TASKS`.
+        task_name: A name that `make_task` knows.
         workers: How many processes at most.
         hang_timeout: Seconds after which a silent worker is taken to hang.
         command: What to start instead of `worker_command(task_name)`.
@@ -250,7 +250,13 @@ class _Call:
                 self.failures[index] = message["error"]
             elif self._on_result is not None:
                 losses = np.array(message["step_losses"], dtype=np.float64)
-                curve = Curve(losses, message["stopped_at"], message["first_epoch"])
+                validation = message["validation_losses"]
+                curve = Curve(
+                    losses,
+                    message["stopped_at"],
+                    message["first_epoch"],
+                    validation_losses=None if validation is None else np.array(validation, dtype=np.float64),
+                )
                 self._on_result(index, curve, message["seconds"])
 
     def _lost(self, worker: _Worker, why: str) -> None:

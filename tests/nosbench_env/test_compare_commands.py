@@ -63,6 +63,44 @@ def test_json_is_printed_alone(nosbench, runs: list[str]) -> None:
     assert not Path("results.sqlite").exists()
 
 
+def test_fronts_are_shown_if_asked_for(nosbench, runs: list[str]) -> None:
+    run = nosbench("compare", *runs, "--no-plots", "--reference", "none", "--pareto")
+    lines = [" ".join(line.split()) for line in run.out.splitlines()]
+    title = "Hypervolumes of loss, memory, operations, up to the point loss 9.7, memory 1, operations 3.1"
+    header, rs, ppo = lines[lines.index(title) + 2 :][:3]
+    assert header.startswith("method runs hypervolume 95 % interval all runs together")
+    assert rs.endswith("2 1")
+    assert ppo.endswith("2 2")
+    front = lines[lines.index("The common front") + 2 :][:3]
+    assert front[0] == "loss memory operations method query"
+    assert front[1] == "2.0000 0 3 ppo 2 in " + runs[3]
+    assert front[2] == "9.0000 0 2 random search 1 in " + runs[0]
+    assert {"fronts.csv", "trade_offs.csv"} <= {path.name for path in Path("comparison").iterdir()}
+
+
+def test_costs_and_the_reference_point_can_be_chosen(nosbench, runs: list[str]) -> None:
+    options = ["--pareto", "--cost", "instructions", "--reference-point", "10,8", "--json", "--no-plots"]
+    data = json.loads(nosbench("compare", *runs, *options).out)["trade_offs"]
+    assert (data["objectives"], data["reference"]) == (["loss", "instructions"], [10.0, 8.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cost", "memory"], "--cost and --reference-point are for --pareto"),
+        (["--reference-point", "1,2,3"], "--cost and --reference-point are for --pareto"),
+        (["--pareto", "--cost", "time"], "a cost must be one of memory, operations, instructions, got 'time'"),
+        (["--pareto", "--reference-point", "1,x"], "must be numbers with commas, such as 1.5,4,20, got '1,x'"),
+        (["--pareto", "--reference-point", "1,2"], "must be 3 finite numbers"),
+    ],
+)
+def test_wrong_use_of_fronts_is_told(nosbench, runs: list[str], options: list[str], message: str) -> None:
+    run = nosbench("compare", *runs, *options, "--no-plots")
+    assert run.code == 2
+    assert message in run.err
+    assert not Path("comparison").exists()
+
+
 def test_methods_can_be_renamed(nosbench, runs: list[str]) -> None:
     labels = ["--label", "random search=RS=uniform", "--label", "ppo=ours"]
     run = nosbench("compare", *runs, *labels, "--no-plots", "--json")

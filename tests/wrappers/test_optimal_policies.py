@@ -15,12 +15,15 @@ import pytest
 from oracles import InstantOracle, random_loss
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace
+from nosbench_env.comparison.pareto import pareto_front
+from nosbench_env.costs import COSTS, operations
 from nosbench_env.wrappers import (
     ActionMaskObservation,
     EpisodeRecorder,
     FlatObservation,
     LengthCost,
     LogReward,
+    MultiObjectiveReward,
     NoveltyBonus,
     OneHotObservation,
     PotentialShaping,
@@ -155,6 +158,67 @@ def test_a_length_costs_its_price_in_loss() -> None:
         assert values(make(lambda env, cost=cost: LengthCost(env, cost))) == pytest.approx(expected)
     assert optimal(values(make(lambda env: LengthCost(env, 1e-6)))) == optimal(returns)
     assert optimal(values(make(lambda env: LengthCost(env, 2.0)))) == {(STOP,)}
+
+
+def written(episode: tuple[int, ...]) -> Program:
+    return Program(tuple(INSTRUCTIONS[action] for action in episode if action != STOP))
+
+
+def points(loss: Callable[[Program], float], *costs: str) -> dict[tuple[int, ...], tuple[float, ...]]:
+    """The loss and the costs of each episode's program."""
+    programs = {episode: written(episode) for episode in EPISODES}
+    return {
+        episode: (loss(program), *(COSTS[name](program) for name in costs)) for episode, program in programs.items()
+    }
+
+
+def weighted(env: gymnasium.Env, weights: Any, **arguments: Any) -> gymnasium.Env:
+    return MultiObjectiveReward(env, weights=list(weights), **arguments)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_linear_weights_pay_the_weighted_sum_and_lead_to_the_front(seed: int) -> None:
+    weights = np.random.default_rng(seed).uniform(0.01, 1.0, 3)
+    found = points(random_loss, "memory", "operations")
+    returns = values(make(partial(weighted, weights=weights)))
+    assert returns == pytest.approx({episode: -weights @ point for episode, point in found.items()})
+    front = {list(found.values())[place] for place in pareto_front(list(found.values()))}
+    assert {found[episode] for episode in optimal(returns)} <= front
+
+
+def to_reach(point: tuple[float, ...], ideal: tuple[float, ...]) -> list[float]:
+    """Weights for which a point on the front is nearest to the ideal one."""
+    return [1 / (value - best) if value > best else 1e3 for value, best in zip(point, ideal, strict=True)]
+
+
+def test_chebyshev_weights_lead_to_any_program_on_the_front() -> None:
+    found = points(random_loss, "memory", "operations")
+    front = [list(found.values())[place] for place in pareto_front(list(found.values()))]
+    assert len(front) > 2
+    ideal = min(point[0] for point in front) - 0.5
+    for point in front:
+        wrap = partial(weighted, weights=to_reach(point, (ideal, 0, 0)), scalarisation="chebyshev", ideal_reward=-ideal)
+        assert {found[episode] for episode in optimal(values(make(wrap)))} == {point}
+
+
+def test_what_lies_in_a_dent_of_the_front_is_for_chebyshev_alone() -> None:
+    def loss(program: Program) -> float:
+        return {0: 1.0, 2: 0.9, 3: 0.0}.get(operations(program), 5.0)
+
+    found = points(loss, "operations")
+    dent = (0.9, 2)
+    assert dent in {list(found.values())[place] for place in pareto_front(list(found.values()))}
+    for weight in np.geomspace(1e-3, 1e3, 40):
+        wrap = partial(weighted, weights=[1.0, weight], costs=["operations"])
+        assert dent not in {found[episode] for episode in optimal(values(make(wrap, loss)))}
+    wrap = partial(
+        weighted,
+        weights=to_reach(dent, (-1, 0)),
+        costs=["operations"],
+        scalarisation="chebyshev",
+        ideal_reward=1.0,
+    )
+    assert {found[episode] for episode in optimal(values(make(wrap, loss)))} == {dent}
 
 
 def test_novelty_draws_to_what_is_new_and_then_leaves_the_best_policy_the_best() -> None:

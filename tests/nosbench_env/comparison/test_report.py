@@ -242,15 +242,15 @@ def test_pictures_are_drawn_of_anything(tmp_path: Path) -> None:
 
 
 def test_methods_are_drawn_in_colours_and_dashes_of_their_own() -> None:
-    from nosbench_env.comparison.pictures import _COLOURS, _DASHES
+    from nosbench_env.drawing import COLOURS, DASHES
 
-    looks = {(_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i in range(28)}
+    looks = {(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i in range(28)}
     assert len(looks) == 28
-    for colour in _COLOURS:  # 3:1 against white for graphics (WCAG) but for two that are used last
+    for colour in COLOURS:  # 3:1 against white for graphics (WCAG) but for two that are used last
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
         contrast = 1.05 / (np.dot((0.2126, 0.7152, 0.0722), linear) + 0.05)
-        assert contrast > (3 if colour in _COLOURS[:3] else 2)
+        assert contrast > (3 if colour in COLOURS[:3] else 2)
 
 
 def test_no_line_of_the_page_is_left_untranslated(tmp_path: Path) -> None:

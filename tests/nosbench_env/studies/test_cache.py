@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nosbench_env import Program
+from nosbench_env import Program, drawing
 from nosbench_env.agents import RandomSearch, RegularizedEvolution
 from nosbench_env.search_space import SearchSpace
 from nosbench_env.studies import cache_plots, search_runs, trainings
-from nosbench_env.studies.cache import CAPTIONS, PARTS, SIZES, CacheStudy, CacheStudySettings, StudyError
+from nosbench_env.studies.cache import CAPTIONS, PARTS, SIZES, CacheStudy, CacheStudySettings
 from nosbench_env.studies.cache_growth import cache_sizes
 from nosbench_env.studies.identities import IDENTITIES, Key, key_of, keys_of
+from nosbench_env.studies.study_folder import StudyError, StudyFolder
 from nosbench_env.study_commands import IdentityName, Part, Size
 from nosbench_env.tasks import make_task
 
@@ -232,12 +233,12 @@ def test_a_folder_keeps_to_its_study(study_cache) -> None:
 
 def test_a_folder_serves_one_process_at_a_time(tmp_path: Path) -> None:
     settings = CacheStudySettings(task="toy", queries=5, seeds=2, methods=("rs",))
-    with CacheStudy(tmp_path, settings)._opened(), pytest.raises(StudyError, match="in use by another process"):
+    with StudyFolder(tmp_path).opened({}), pytest.raises(StudyError, match="in use by another process"):
         CacheStudy(tmp_path, settings).run(["hits"])
 
 
 def test_without_matplotlib_the_message_names_the_extra(study_cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
     run = study_cache(*OPTIONS, "--part", "growth")
     assert run.code == 2
     assert "pip install 'nosbench_env[plot]'" in run.err
