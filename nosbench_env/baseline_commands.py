@@ -12,8 +12,8 @@ import typer
 from tqdm.auto import tqdm
 
 from nosbench_env import completion
-from nosbench_env.baselines import BASELINES, GROUPS, Baseline, named_baselines
-from nosbench_env.candidate_argument import read_candidate
+from nosbench_env.baselines import BASELINES, GROUPS, NOISE, PAPER_EPOCHS, Baseline, differs, named_baselines
+from nosbench_env.candidate_argument import named_candidates
 from nosbench_env.command_line import (
     ArithmeticOption,
     DeviceOption,
@@ -39,8 +39,6 @@ SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds to train w
 WorkersOption = Annotated[
     int | None, typer.Option(help="Processes that train at once, on the CPU. Default: one for each core.")
 ]
-_PAPER_EPOCHS = 20
-_NOISE = 0.15  # nats; see README, "Limits"
 _PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -95,7 +93,7 @@ def baselines(
         left_out = _not_installed(candidates, oracle, epochs, seeds)
         for name in left_out:
             del candidates[name]
-        comparable = oracle.task.name == "pfn" and (epochs or oracle.task.default_epochs) == _PAPER_EPOCHS
+        comparable = oracle.task.name == "pfn" and (epochs or oracle.task.default_epochs) == PAPER_EPOCHS
         papers = {baseline.name: baseline.paper_loss for baseline in chosen} if comparable else {}
         scores = _scored(oracle, candidates, epochs, seeds, papers, quiet or as_json)
         files = []
@@ -152,7 +150,7 @@ def plot(
         if out.suffix.lower() not in _PICTURE_SUFFIXES:
             raise ValueError(f"--out must end in {', '.join(_PICTURE_SUFFIXES)}, got {str(out)!r}")
         _check_matplotlib()
-        named = {_label(argument): read_candidate(argument) for argument in candidates}
+        named = named_candidates(candidates)
         oracle = make_oracle(task, store, device, arithmetic, "fingerprint", shipped, workers)
         scores = _scored(oracle, named, epochs, seeds, {}, quiet or as_json)
         from nosbench_env.studies.baseline_plots import draw_learning_curves
@@ -225,12 +223,6 @@ def _interrupted() -> str:
     return "Stopped; finished trainings are kept. To go on, run the same command again."
 
 
-def _label(argument: str) -> str:
-    """What to call an argument in a picture."""
-    path = Path(argument)
-    return path.parent.name if path.name == "best.txt" and path.parent.name else argument.rstrip("/").split("\n")[0]
-
-
 def _listed(baseline: Baseline) -> dict[str, Any]:
     return {
         "name": baseline.name,
@@ -273,16 +265,12 @@ def _scores_text(scores: Sequence[Score]) -> str:
         lines.append([str(row["rank"]), row["name"], mean, *spread, *([_loss(row["paper"])] * with_paper)])
     parts = [title, "", *aligned(lines, left=(1,)), ""]
     if with_paper:
-        apart = [row["name"] for row in rows if row["paper"] is not None and _differs(row)]
+        apart = [row["name"] for row in rows if row["paper"] is not None and differs(row["mean"], row["paper"])]
         parts.append(
-            f"The paper's code trained each once, with seed 0, and one training's loss is noisy by {_NOISE}. "
+            f"The paper's code trained each once, with seed 0, and one training's loss is noisy by {NOISE}. "
             + (f"Our mean is farther from it than that: {', '.join(apart)}." if apart else "All agree within that.")
         )
     return "\n".join(parts).rstrip()
-
-
-def _differs(row: Mapping[str, Any]) -> bool:
-    return row["mean"] is None or abs(row["mean"] - row["paper"]) > _NOISE * max(1.0, abs(row["paper"]))
 
 
 def _scores_json(scores: Sequence[Score], left_out: Mapping[str, str]) -> dict[str, Any]:

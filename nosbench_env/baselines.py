@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 from nosbench_env.known_programs import KNOWN_PROGRAMS
 from nosbench_env.optimizer_config import Candidate, OptimizerConfig
 
+PAPER_EPOCHS = 20  # Appendix F
+NOISE = 0.15  # nats: how far two trainings of one optimizer on the "pfn" task end from each other by rounding alone
+
 Group = Literal["program", "torch", "schedule", "recent"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -24,7 +27,7 @@ class Baseline:
         group: "program": one of `KNOWN_PROGRAMS`. "torch": PyTorch's, with its defaults. "schedule": AdamW with a
             schedule of the learning rate. "recent": from the library `pytorch_optimizer`, with its defaults.
         paper_loss: What the paper's code reaches with it on the "pfn" task in 20 epochs at seed 0, in nats; its own
-            noise is about 0.15. None where it has no such optimizer.
+            noise is about `NOISE`. None where it has no such optimizer.
     """
 
     name: str
@@ -84,6 +87,11 @@ def _baselines() -> Mapping[str, Baseline]:
 
 
 BASELINES: Mapping[str, Baseline] = _baselines()
+
+
+def differs(mean: float | None, paper_loss: float) -> bool:
+    """Whether a mean loss is farther from the paper's than noise explains; one that is not finite (None) is."""
+    return mean is None or abs(mean - paper_loss) > NOISE * max(1.0, abs(paper_loss))
 
 
 def baseline_name(text: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nosbench_env.baselines import BASELINES, baseline_name
@@ -11,6 +12,7 @@ from nosbench_env.optimizer_config import LIBRARIES, Candidate, OptimizerConfig
 from nosbench_env.program_argument import read_program
 
 BEST = "best.txt"  # where a run folder has the best program
+_MAX_LABEL = 40  # characters of a name in a picture
 _MAX_TEXT = 1 << 16  # characters of a file that holds an optimizer
 _OPTIMIZER = re.compile(rf"(?:{'|'.join(map(re.escape, LIBRARIES))})\.")
 
@@ -39,6 +41,29 @@ def read_candidate(argument: str) -> Candidate:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
     return read_program(str(path) if path.name == BEST else argument)
+
+
+def named_candidates(arguments: Sequence[str]) -> dict[str, Candidate]:
+    """What arguments stand for, by short names to show: equal names are told apart by numbers, and none is lost.
+
+    Raises:
+        InvalidProgram, ValueError: As `read_candidate` does.
+    """
+    found: dict[str, Candidate] = {}
+    for argument in arguments:
+        label = _label(argument)
+        number = 2
+        while (name := label if number == 2 and label not in found else f"{label} ({number})") in found:
+            number += 1
+        found[name] = read_candidate(argument)
+    return found
+
+
+def _label(argument: str) -> str:
+    """What to call an argument in a picture: a baseline's name, a run folder's, or its beginning."""
+    path = Path(argument)
+    label = path.parent.name if path.name == BEST and path.parent.name else " ".join(argument.split()).rstrip("/")
+    return baseline_name(label) or (label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…")
 
 
 def _is_folder(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,13 @@ def find_constant(value: float) -> Expression | None:
 
     Expressions of up to three instructions are found in the order of their length, then some of up to six.
     """
-    target = np.float32(value)
+    return _found(float(np.float32(value)).hex())
+
+
+@lru_cache(maxsize=4096)
+def _found(digits: str) -> Expression | None:
+    """The expression of a number that is given by its digits, which tell 0 from -0."""
+    target = np.float32(float.fromhex(digits))
     table = _table()
     place = table.place(target)
     if place is not None:

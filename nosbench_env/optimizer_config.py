@@ -37,10 +37,22 @@ _NAME = re.compile(rf"(?P<library>{'|'.join(map(re.escape, LIBRARIES))})\.(?P<cl
 _HYPERPARAMETER = re.compile("[a-z][A-Za-z0-9_]{0,60}")
 # How an optimizer computes, not what; and what training itself gives.
 _NOT_HYPERPARAMETERS = frozenset({"params", "foreach", "fused", "capturable", "differentiable", "schedule"})
-_WITHOUT_CLOSURE = "which asks for losses in the middle of a step or for sparse gradients; a task gives neither"
-_NOT_TRAINABLE: Mapping[str, str] = MappingProxyType(
-    {"torch.optim.LBFGS": _WITHOUT_CLOSURE, "torch.optim.SparseAdam": _WITHOUT_CLOSURE}
+# They want more than a gradient and a step: losses within a step, second derivatives, sparse gradients, several
+# processes, or the model itself.
+_NOT_TRAINABLE = frozenset(
+    {
+        *(f"torch.optim.{name}" for name in ("LBFGS", "Optimizer", "SparseAdam")),
+        *(
+            f"pytorch_optimizer.{name}"
+            for name in (
+                *("AdaHessian", "AdaLOMO", "AdamMini", "AliG", "DistributedMuon", "LBFGS", "LOMO", "PCGrad"),
+                *("SafeFP16Optimizer", "SophiaH"),
+            )
+        ),
+    }
 )
+# They treat matrices apart, and have to be told which parameters are.
+_FOR_MATRICES = frozenset(f"pytorch_optimizer.{name}" for name in ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon"))
 _MAX_TEXT = 400  # characters; it stands in keys of the store
 _WARMUP_SHARE = 4  # a quarter of the epochs
 
@@ -59,6 +71,8 @@ class OptimizerConfig:
             all. "cosine": from 0 up to `lr` in the first `E // 4` epochs, then down along a half cosine, as the PFN
             pipeline trains. "cosine-to-zero": the same over `E - 1` epochs, so that the last epoch has a rate of 0,
             as the paper's script for Figure 1 does.
+
+    Optimizers that draw random numbers draw the same ones in each training with a seed, on the CPU.
 
     Two configurations are the same if they say the same; one that spells out a default is another.
 
@@ -84,7 +98,9 @@ class OptimizerConfig:
                 f"an optimizer is named like 'torch.optim.AdamW' or 'pytorch_optimizer.Lion', got {reprlib.repr(name)}"
             )
         if name in _NOT_TRAINABLE:
-            raise ValueError(f"can't train with {name}, {_NOT_TRAINABLE[name]}")
+            raise ValueError(
+                f"can't train with {name}: it wants more than gradients, which is all that a task gives an optimizer"
+            )
         if schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {reprlib.repr(schedule)}; known are {', '.join(SCHEDULES)}")
         if not isinstance(hyperparameters, Mapping):
@@ -111,7 +127,7 @@ class OptimizerConfig:
         """
         optimizer_class = self._class()
         given: Any = list(params)
-        if self.name in ("pytorch_optimizer.Muon", "pytorch_optimizer.AdaMuon"):
+        if self.name in _FOR_MATRICES:
             given = [
                 {"params": [param for param in given if (param.ndim >= 2) == matrices], "use_muon": matrices}
                 for matrices in (True, False)
@@ -120,8 +136,8 @@ class OptimizerConfig:
         values: dict[str, Any] = dict(self.hyperparameters)
         try:
             optimizer: torch.optim.Optimizer = optimizer_class(given, **values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self}: {error}") from error
+        except Exception as error:  # libraries raise many types for hyperparameters that they don't take
+            raise ValueError(f"{self}: {type(error).__name__}: {error}") from error
         if callable(train := getattr(optimizer, "train", None)):
             train()
         if self.schedule != "constant":
@@ -197,6 +213,8 @@ class OptimizerConfig:
             if not isinstance(call, ast.Call) or call.args:
                 raise refused
             values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            if len(values) < len(call.keywords):
+                raise refused
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise refused from None
         return cls(ast.unparse(call.func), values, values.pop("schedule", "constant"))

@@ -39,8 +39,9 @@ class Evaluation(Generic[Evaluated]):
         task: Name of the task.
         epochs: Length of the training asked for.
         seed: Seed of the training; 0 is the paper's.
-        loss: Mean training loss of the last epoch, each step's taken before its update (the paper's fitness; in nats
-            for "pfn"); NaN or inf if the program diverged.
+        loss: Loss of the last epoch, in the task's unit (nats for "pfn" and the other tasks here): its mean training
+            loss, each step's taken before its update, which is the paper's fitness; or for tasks that validate
+            ("mlp"), the loss on what was left out, after it. NaN or inf if the program diverged.
         status: "ok", "nan" or "inf": what `loss` is.
         curve: Mean loss of each epoch from `first_epoch` on; empty if the probe already showed that the program
             diverges.

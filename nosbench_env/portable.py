@@ -40,8 +40,9 @@ FIELDS: Mapping[str, str] = {
     "identity": "method:value; programs with the same identity share a result",
     "first_epoch": "the epoch of the first mean, counted from 0; not 0 if only the last epochs are known",
     "stopped_at": "after how many updates a parameter was non-finite (all later epochs are NaN), or null",
-    "epoch_means": "mean training loss of each epoch, each step's taken before its update, in the task's unit "
-    "(pfn, toy: nats); not finite: 'nan', 'inf', '-inf'",
+    "epoch_means": "loss of each epoch, in the task's unit (nats): mean training loss, each step's taken before its "
+    "update, or for tasks that validate (mlp) the loss on what was left out, after it; not finite: 'nan', 'inf' or "
+    "'-inf'",
     "provenance": "program: what was trained with, a [function, inputs, output] for each instruction, or an optimizer "
     "of a library: optimizer, hyperparameters, schedule, or a tuned program: program, constants as [line, input, "
     "number], lr; canonical: the program's canonical form's digest; library: version of the optimizer's library; "

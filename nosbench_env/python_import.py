@@ -127,6 +127,8 @@ class _Reader:
                 "and memories if they are to be named; no decorators, defaults or *",
             )
         names = [argument.arg for argument in plain]
+        if len(set(names)) < len(names):
+            raise _error(function, f"a name is given twice: {', '.join(names)}")
         self.param = names[0]
         self.names |= dict(zip(names, (PARAM, GRAD, STEP), strict=False))
         self.assigned = {
@@ -164,6 +166,8 @@ class _Reader:
         if name != self.param:
             self.names[name] = self._evaluated(value)
             return
+        if self.update is not None:
+            raise _error(statement, f"{name} is changed twice; add the changes up, and change it in one line")
         match value:
             case ast.BinOp(ast.Name(read), ast.Sub(), update) if read == name:
                 self.update = self._value(self._evaluated(update), statement)

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nosbench_env.agreement import largest_difference
+from nosbench_env.baselines import NOISE
 from nosbench_env.result_key import ResultKey
 from nosbench_env.store import Record, ResultStore
-
-NOISE = 0.15  # nats: how far two trainings of one program end from each other by rounding alone (README, "Limits")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -354,9 +354,9 @@ def figure5(
     * `nosbench study figure5 --candidate Incumbent --candidate torch.AdamW --candidate runs/my-run`
     """
     with interruptible(_stopped(output)):
-        from nosbench_env.candidate_argument import read_candidate
+        from nosbench_env.candidate_argument import named_candidates
         from nosbench_env.drawing import check_matplotlib
-        from nosbench_env.studies.figure5 import SIZES, Figure5Study, label_of
+        from nosbench_env.studies.figure5 import SIZES, Figure5Study
         from nosbench_env.studies.figure5_picture import draw_figure5
         from nosbench_env.studies.figure5_reading import markdown, summary_cells
         from nosbench_env.tasks.worker_pool import available_cores
@@ -368,11 +368,10 @@ def figure5(
             SIZES[size.value],
             **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
         )
-        read = [(argument, read_candidate(argument)) for argument in candidate or ()]
         study = Figure5Study(
             output,
             settings,
-            {label_of(argument, found): found for argument, found in read} or None,
+            named_candidates(candidate or ()) or None,
             device=device,
             workers=available_cores() if workers is None else workers,
             report=_report(silent=quiet or as_json),

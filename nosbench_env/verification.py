@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nosbench_env.agreement import difference, mean
+from nosbench_env.baselines import NOISE
 from nosbench_env.compiled.lowering import lower
 from nosbench_env.optimizer_config import Candidate, candidate_from_json
 from nosbench_env.program import Program
 from nosbench_env.result_key import ResultKey, Selection
 from nosbench_env.store import Record, ResultStore, StoredRun
-from nosbench_env.store_survey import NOISE
 from nosbench_env.tasks import make_task
 from nosbench_env.tasks.candidates import train_candidates
 from nosbench_env.tasks.task import Curve, OnStep, Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from importlib.metadata import version
@@ -38,7 +39,7 @@ def to_optax(program: Program, name: str | None = None) -> str:
     step = step_of(program)
     name = class_name(program, name)
     function = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
-    if keyword.iskeyword(function) or function in _MODULE_NAMES:
+    if keyword.iskeyword(function) or function in _MODULE_NAMES or hasattr(builtins, function):
         raise ValueError(
             f"name {name!r} would make a function {function!r}, which means something else; choose another"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,7 +45,9 @@ class TrainingProof:
         """What that means."""
         if self.difference == 0:
             return "equal to the last bit"
-        return "equal up to rounding" if self.difference <= _ROUNDINGS * self.rounding else "different"
+        # An infinite `rounding`, of a program that diverges by rounding alone, explains everything and proves nothing.
+        explained = math.isfinite(self.rounding) and self.difference <= _ROUNDINGS * self.rounding
+        return "equal up to rounding" if explained else "different"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; numbers that are not finite are None."""

@@ -10,13 +10,11 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from nosbench_env.baselines import BASELINES
+from nosbench_env.baselines import BASELINES, NOISE, PAPER_EPOCHS, differs
 from nosbench_env.comparison.report import loss_text
 from nosbench_env.studies.baselines import score_rows
 from nosbench_env.studies.figure1 import METHODS, Figure1
 
-PAPER_EPOCHS = 20
-NOISE = 0.15  # nats between two trainings on the "pfn" task that differ in rounding or seed; see README, "Limits"
 _INCUMBENT, _COSINE = "Incumbent", "AdamW-cosine"
 
 
@@ -89,11 +87,7 @@ def reading(figure: Figure1) -> Iterator[str]:
         yield "The paper has no values for this task."
         return
     if _is_papers(figure):
-        apart = [
-            f"{row['name']} ({_difference(row)})"
-            for row in rows
-            if row["mean"] is None or abs(row["mean"] - row["paper"]) > NOISE * max(1.0, abs(row["paper"]))
-        ]
+        apart = [f"{row['name']} ({_difference(row)})" for row in rows if differs(row["mean"], row["paper"])]
         yield (
             f"The paper's code trained with each baseline once; one training is noisy by {NOISE}. "
             + (f"Farther from it than that: {', '.join(apart)}." if apart else "All our means agree within that.")

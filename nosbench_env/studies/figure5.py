@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from nosbench_env.studies.made_by import made_by
 from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
 from nosbench_env.studies.study_folder import Row, StudyError, StudyFolder, finite
 from nosbench_env.studies.trainings import to_json
-from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task
+from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task, task_class
 from nosbench_env.tasks.worker_pool import check_workers
 
 PAPER_CANDIDATES = ("Incumbent", "AdamW", "Adadelta")  # Appendix E
@@ -159,6 +158,8 @@ class _Trainings:
             data = json.loads(path.read_text(encoding="utf-8"))
             if (data["candidate"], data["seed"], data["epochs"]) != (candidate.to_json(), seed, self.epochs):
                 raise ValueError("it holds another training")
+            if (data["task"], data["task_version"]) != (self.task, version := task_class(self.task).version):
+                raise ValueError(f"it is of version {data['task_version']} of the task, here is version {version}")
             norms, means = (np.array(list(map(float, data[key]))) for key in ("update_norms", "epoch_means"))
             if len(means) != self.epochs or len(norms) % self.epochs:
                 raise ValueError(f"it holds {len(means)} epochs and {len(norms)} steps")
@@ -317,15 +318,3 @@ class Figure5Study:
             "proxy after 10": float(proxy[:, seen - 1].mean()),
             "proxy at the end": float(proxy[:, -1].mean()),
         }
-
-
-def label_of(argument: str, candidate: Candidate) -> str:
-    """What to call an optimizer that a command was given as this argument: a baseline's name, a file's, or its text."""
-    for name, baseline in BASELINES.items():
-        if baseline.candidate == candidate:
-            return name
-    path = Path(argument)
-    if path.name == "best.txt" and path.parent.name:
-        return path.parent.name
-    text = re.sub(r"\s+", " ", argument).strip()
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -26,7 +26,7 @@ _SEED_STRIDE = 10**6  # as on the "pfn" task, so that no seed shares its draws w
 def train_with_norms(
     task: Task, candidate: Candidate, epochs: int, seed: int, *, on_step: OnStep | None = None
 ) -> tuple[Curve, Floats]:
-    """Trains as `Task.train` does with the plain optimizer, and watches how far each step moves the parameters.
+    """Trains as `Task.train` does, programs by torch's operations, and watches how far each step moves the parameters.
 
     Args:
         task: The task.
@@ -37,13 +37,16 @@ def train_with_norms(
 
     Returns:
         The curve, which is the one without watching to the last bit; and `(epochs * steps per epoch,)` float64, the
-        update norms: for each step the Euclidean norm of all parameters' change, taken as one vector, from what they
-        were before `optimizer.step()` to what they are after. The learning rate and weight decay are in it. NaN for
-        steps that were not done.
+        update norms: for each step the Euclidean norm of the change of all parameters (of all models, if the task has
+        several), taken as one vector, from what they were before `optimizer.step()` to what they are after. The
+        learning rate and weight decay are in it. NaN for steps that were not done.
     """
-    norms: list[float] = []
+    squared_norms: list[float] = []
+    models = 0
 
     def make_optimizer(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        nonlocal models
+        models += 1
         params = list(params)
         optimizer = plain_optimizer(candidate, params, epochs, task.steps_per_epoch)
         before = [torch.empty_like(param) for param in params]
@@ -59,7 +62,7 @@ def train_with_norms(
                 torch.linalg.vector_norm(param - kept, dtype=torch.float64)
                 for kept, param in zip(before, params, strict=True)
             ]
-            norms.append(float(torch.linalg.vector_norm(torch.stack(changes))))
+            squared_norms.append(float(torch.stack(changes).square().sum()))
 
         optimizer.register_step_pre_hook(remember)
         optimizer.register_step_post_hook(measure)
@@ -67,6 +70,8 @@ def train_with_norms(
 
     curve = task.train(make_optimizer, epochs, seed, on_step=on_step)
     found = np.full(curve.step_losses.size, math.nan)
+    # A task that trains several models side by side, as "mlp" does its folds, steps all of them in turn.
+    norms = np.sqrt(np.array(squared_norms).reshape(-1, models).sum(axis=1))
     found[: len(norms)] = norms
     return curve, found
 
@@ -105,7 +110,7 @@ def train_on_proxy(candidate: Candidate, steps: int, seed: int = 0) -> Floats:
 def plain_optimizer(
     candidate: Candidate, params: list[torch.nn.Parameter], epochs: int, steps_per_epoch: int
 ) -> torch.optim.Optimizer:
-    """The optimizer that a candidate stands for, programs run by torch's operations: its `step` calls hooks."""
+    """The optimizer that a candidate stands for, with programs run by torch's operations."""
     if isinstance(candidate, Program):
         return ProgramOptimizer(params, candidate)
     return candidate.make_optimizer(params, epochs, steps_per_epoch)

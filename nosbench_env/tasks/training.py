@@ -21,6 +21,7 @@ from nosbench_env.program import Program
 from nosbench_env.tasks import check_device_name
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress, Task
 
+_OPTIMIZER_SEED = 7_000_000  # + the training's seed; for optimizers that draw random numbers
 MAX_GRAD_NORM = 1.0  # gradients are clipped to this global norm, as in the paper's code
 
 _one_at_a_time = threading.RLock()
@@ -91,38 +92,53 @@ def train_models(
         checkpoint: As in `train_model`.
         validate: Gives the loss that counts, from the models as they are; called after each epoch, without gradients.
     """
-    optimizers = [make_optimizer(model.parameters()) for model in models]
-    steps_per_epoch = task.steps_per_epoch
-    training_name = f"{task.name} version {task.version} seed {seed} {task.arithmetic}, with {optimizers[0]!r}"
-    known = _Known()
-    if checkpoint is not None and Path(checkpoint).exists():
-        known = _load_checkpoint(Path(checkpoint), training_name, models, optimizers)
-    losses = known.losses
+    # Some optimizers draw random numbers: the same ones in each training, and nobody else's.
+    with seeded(_OPTIMIZER_SEED + seed):
+        optimizers = [make_optimizer(model.parameters()) for model in models]
+        steps_per_epoch = task.steps_per_epoch
+        training_name = f"{task.name} version {task.version} seed {seed} {task.arithmetic}, with {optimizers[0]!r}"
+        known = _Known()
+        if checkpoint is not None and Path(checkpoint).exists():
+            known = _load_checkpoint(Path(checkpoint), training_name, models, optimizers)
+        losses = known.losses
 
-    steps = epochs * steps_per_epoch
-    while len(losses) < steps and known.stopped_at is None:
-        step = len(losses)
-        parts = [
-            _update(model, optimizer, batch_loss, step)
-            for model, optimizer, batch_loss in zip(models, optimizers, batch_losses, strict=True)
-        ]
-        losses.append(sum(parts) / len(parts))
-        # The loss can't tell: `sign` stops a NaN.
-        if not all(_all_finite(list(model.parameters())) for model in models):
-            known.stopped_at = len(losses)
-        elif validate is not None and len(losses) % steps_per_epoch == 0:
-            with torch.no_grad():
-                known.validation_losses.append(validate())
-        if on_step is not None:
-            on_step(Progress(len(losses), steps, losses[-1]))
-        if checkpoint is not None and (len(losses) % steps_per_epoch == 0 or known.stopped_at is not None):
-            _save_checkpoint(Path(checkpoint), training_name, models, optimizers, known)
+        steps = epochs * steps_per_epoch
+        while len(losses) < steps and known.stopped_at is None:
+            step = len(losses)
+            parts = [
+                _update(model, optimizer, batch_loss, step)
+                for model, optimizer, batch_loss in zip(models, optimizers, batch_losses, strict=True)
+            ]
+            losses.append(sum(parts) / len(parts))
+            # The loss can't tell: `sign` stops a NaN.
+            if not all(_all_finite(list(model.parameters())) for model in models):
+                known.stopped_at = len(losses)
+            elif validate is not None and len(losses) % steps_per_epoch == 0:
+                with torch.no_grad(), _evaluating(optimizers):
+                    known.validation_losses.append(validate())
+            if on_step is not None:
+                on_step(Progress(len(losses), steps, losses[-1]))
+            if checkpoint is not None and (len(losses) % steps_per_epoch == 0 or known.stopped_at is not None):
+                _save_checkpoint(Path(checkpoint), training_name, models, optimizers, known)
 
-    # The checkpoint may have gone further than asked.
-    stopped_at = None if known.stopped_at is not None and known.stopped_at > steps else known.stopped_at
-    validation_losses = None if validate is None else _padded(known.validation_losses, epochs)
-    step_losses = _padded(losses, steps).reshape(epochs, steps_per_epoch)
-    return Curve(step_losses, stopped_at, validation_losses=validation_losses)
+        # The checkpoint may have gone further than asked.
+        stopped_at = None if known.stopped_at is not None and known.stopped_at > steps else known.stopped_at
+        validation_losses = None if validate is None else _padded(known.validation_losses, epochs)
+        step_losses = _padded(losses, steps).reshape(epochs, steps_per_epoch)
+        return Curve(step_losses, stopped_at, validation_losses=validation_losses)
+
+
+@contextmanager
+def _evaluating(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
+    """Shows the weights that optimizers are judged by, which for the schedule-free ones are not those they train."""
+    with_modes = [found for found in optimizers if callable(getattr(found, "eval", None))]
+    for optimizer in with_modes:
+        optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for optimizer in with_modes:
+            optimizer.train()  # type: ignore[attr-defined]
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, batch_loss: BatchLoss, step: int) -> float:
@@ -274,6 +290,7 @@ def _save_checkpoint(
         "training": training_name,
         "models": [model.state_dict() for model in models],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "random": torch.random.get_rng_state(),
         **asdict(known),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,6 +315,7 @@ def _load_checkpoint(
                 model.load_state_dict(state)
             for optimizer, state in zip(optimizers, data["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
+            torch.random.set_rng_state(data["random"])
             return known
     except Exception as error:  # torch raises many types for a file that is no checkpoint
         raise ValueError(

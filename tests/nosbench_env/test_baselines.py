@@ -9,7 +9,7 @@ from torch import nn
 
 from nosbench_env import BASELINES, KNOWN_PROGRAMS, OptimizerConfig, Oracle, Program, ProgramOptimizer
 from nosbench_env.baselines import GROUPS, named_baselines
-from nosbench_env.candidate_argument import read_candidate
+from nosbench_env.candidate_argument import named_candidates, read_candidate
 from nosbench_env.program import InvalidProgram
 from nosbench_env.studies.baselines import score, score_rows, write_tables
 
@@ -135,6 +135,24 @@ def test_arguments_may_be_optimizers(tmp_path: Path) -> None:
             read_candidate(str(argument))
     with pytest.raises(InvalidProgram):
         read_candidate("Adm\0")
+
+
+def test_arguments_have_names_to_show_of_which_none_is_lost(tmp_path: Path) -> None:
+    for folder, rate in (("a/run", "0.1"), ("b/run", "0.01")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "best.txt").write_text(f"r9 = mul(grad, {rate})")
+    runs = [str(tmp_path / folder / "best.txt") for folder in ("a/run", "b/run")]
+    texts = ["r9 = mul(grad,  0.01)\n", "r9 = mul(grad, 0.01)", f"r9 = mul(grad, 0.01){' ' * 9}# {'x' * 99}"]
+    found = named_candidates(["torch.adam", *runs, *texts])
+    assert list(found) == [
+        "torch.Adam",
+        "run",
+        "run (2)",
+        "r9 = mul(grad, 0.01)",
+        "r9 = mul(grad, 0.01) (2)",
+        f"r9 = mul(grad, 0.01) # {'x' * 16}…",
+    ]
+    assert found["run"] != found["run (2)"]
 
 
 def test_the_command_shows_a_table_and_draws(nosbench, tmp_path: Path) -> None:

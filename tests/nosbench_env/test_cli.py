@@ -80,7 +80,7 @@ def test_evaluate_says_that_a_program_diverges(nosbench) -> None:
     [
         (["evaluate", "Adamm"], "'Adamm' is no known program (SGD, SignSGD, Adam, AdamW"),
         (["evaluate", "r9 = mul(grad)"], "line 1: 'mul' takes 2 inputs, got 1"),
-        (["evaluate", "."], "no file that can be read (Is a directory)"),
+        (["evaluate", "."], ". is a folder, but no run folder that has found something"),
         (["evaluate", "broken.json"], "broken.json: Expecting value: line 1"),
         (["evaluate", "wrong.json"], "wrong.json: instruction 1: unknown function 'evil'"),
         (["evaluate", "object.json"], "object.json: a program is a list of"),

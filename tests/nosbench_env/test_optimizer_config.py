@@ -62,6 +62,8 @@ def test_two_are_the_same_if_they_say_the_same(first: OptimizerConfig, second: O
         (("torch.optim.lr_scheduler.LambdaLR",), "named like"),
         ((3,), "named like"),
         (("torch.optim.LBFGS",), "can't train with torch.optim.LBFGS"),
+        (("torch.optim.Optimizer",), "can't train with torch.optim.Optimizer"),
+        (("pytorch_optimizer.SophiaH",), "it wants more than gradients"),
         (("torch.optim.SGD", {"lr": math.nan}), "hyperparameter lr: expected a finite number"),
         (("torch.optim.SGD", {"lr": 2**60}), "hyperparameter lr"),
         (("torch.optim.SGD", {"lr": [0.1] * 9}), "at most 8 numbers"),
@@ -88,6 +90,7 @@ def test_what_can_be_none_is_refused(arguments: tuple[Any, ...], words: str) -> 
         "torch.optim.SGD(lr=open('x'))",
         "torch.optim.SGD(**{'lr': 1})",
         "torch.optim.SGD(lr=0.1)(lr=0.1)",
+        "torch.optim.SGD(lr=0.1, lr=0.2)",
         "(lambda: 1)()",
         "torch.optim.SGD(lr=" + "(" * 5000,
         "a = 1",
@@ -110,7 +113,7 @@ def test_what_the_library_refuses_is_told() -> None:
         (OptimizerConfig("torch.optim.SGD", {"lr": -1.0}), "lr=-1.0.*Invalid learning rate"),
         (OptimizerConfig("torch.optim.SGD", {"rho": 1.0}), "unexpected keyword argument 'rho'"),
         (OptimizerConfig("torch.optim.Nothing"), "torch.optim .* has no optimizer Nothing"),
-        (OptimizerConfig("torch.optim.Optimizer"), "torch.optim.Optimizer"),
+        (OptimizerConfig("torch.optim.Adam", {"betas": 3}), "torch.optim.Adam.*TypeError"),
     ):
         with pytest.raises(ValueError, match=words):
             config.make_optimizer(params, 1, 1)
@@ -170,6 +173,22 @@ def test_a_resumed_training_continues_to_the_last_bit(tmp_path: Path, schedule: 
     other = partial(COSINE.make_optimizer, epochs=7, steps_per_epoch=task.steps_per_epoch)
     with pytest.raises(ValueError, match="belongs to another training"):
         task.train(other, 6, checkpoint=tmp_path / "checkpoint")
+
+
+def test_optimizers_that_draw_random_numbers_draw_the_same(tmp_path: Path) -> None:
+    task = make_task("toy", "cpu")
+    config = OptimizerConfig("pytorch_optimizer.Kron")
+    make = partial(config.make_optimizer, epochs=4, steps_per_epoch=task.steps_per_epoch)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        state = torch.random.get_rng_state()
+        first = task.train(make, 4)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        torch.manual_seed(2)
+        assert np.array_equal(task.train(make, 4).step_losses, first.step_losses)
+        task.train(make, 1, checkpoint=tmp_path / "checkpoint")
+        resumed = task.train(make, 4, checkpoint=tmp_path / "checkpoint")
+    assert np.array_equal(resumed.step_losses, first.step_losses)
 
 
 def test_muon_treats_matrices_and_vectors_apart() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,11 @@ def test_so_do_those_that_shuffle_their_memory(program: Program) -> None:
     [
         ("", "expected a function such as"),
         ("x = = 1", "line 1: no Python"),
+        (
+            "def step(w, grad):\n    w -= 0.001 * w\n    w -= 0.01 * grad",
+            "w is changed twice; add the changes up",
+        ),
+        ("def step(w, w):\n    return w", "a name is given twice: w, w"),
         ("def step(w, grad): return w.__class__", "line 1: w.__class__ is not of the language"),
         ("def step(w, grad):\n    return open('/etc/passwd')", "line 2: unknown function 'open'"),
         ("def step(w, grad):\n    return __import__('os').system(grad)", "line 2"),
@@ -245,6 +251,12 @@ def functions(expression: Expression) -> list[str]:
     if expression.function == "slot":
         return []
     return [expression.function, *(name for source in expression.inputs for name in functions(source))]
+
+
+def test_zeros_of_either_sign_are_told_apart() -> None:
+    for number in (0.0, -0.0, 0.0):
+        found = find_constant(number)
+        assert found is None or math.copysign(1.0, value(found)) == math.copysign(1.0, number)
 
 
 def test_shortest_expressions_are_found() -> None:

@@ -71,6 +71,8 @@ def test_a_difference_of_rounding_is_called_so(evaluator: Evaluator) -> None:
         (2e-6, 1e-7, "different"),
         (1e-9, 0.0, "different"),
         (math.inf, 1e-7, "different"),
+        (math.inf, math.inf, "different"),
+        (5.0, math.inf, "different"),
     ],
 )
 def test_the_verdict_of_training(difference: float, rounding: float, verdict: str) -> None:

@@ -17,7 +17,7 @@ from nosbench_env import KNOWN_PROGRAMS, Oracle, Program, ProgramOptimizer, fing
 from nosbench_env.baselines import BASELINES
 from nosbench_env.optimizer_config import OptimizerConfig
 from nosbench_env.studies import figure5
-from nosbench_env.studies.figure5 import FIELDS, SIZES, Figure5Settings, Figure5Study, label_of
+from nosbench_env.studies.figure5 import FIELDS, SIZES, Figure5Settings, Figure5Study
 from nosbench_env.studies.figure5_picture import draw_figure5, smoothed_over
 from nosbench_env.studies.figure5_reading import markdown, statement_cells
 from nosbench_env.studies.figure5_training import plain_optimizer, train_on_proxy, train_with_norms
@@ -198,6 +198,24 @@ def test_a_damaged_training_is_named(tmp_path: Path, text: str) -> None:
         Figure5Study(tmp_path, Figure5Settings("toy", 1, 1, 2), some).run()
 
 
+def test_a_training_of_another_version_of_the_task_is_named(tmp_path: Path) -> None:
+    some = {"SGD": KNOWN_PROGRAMS["SGD"]}
+    Figure5Study(tmp_path, Figure5Settings("toy", 1, 1, 2), some).run()
+    (file,) = (tmp_path / "trainings").iterdir()
+    file.write_text(file.read_text().replace('"task_version": 1', '"task_version": 99'))
+    with pytest.raises(StudyError, match="it is of version 99 of the task, here is version 1; delete it"):
+        Figure5Study(tmp_path, Figure5Settings("toy", 1, 1, 2), some).run()
+
+
+def test_a_task_of_several_models_has_one_norm_a_step() -> None:
+    task = make_task("mlp-iris", "cpu")
+    curve, norms = train_with_norms(task, Program.parse("r9 = mul(grad, 0.1)"), 2, 0)
+    assert norms.shape == (curve.step_losses.size,)
+    # Ten models, each of whose gradients is clipped to a norm of 1.
+    assert (norms <= 0.1 * 10**0.5 * (1 + 1e-6)).all()
+    assert (norms > 0.1).all()
+
+
 def test_what_the_paper_states_is_judged_by_the_numbers() -> None:
     columns = ("update norm", "proxy after 10", "proxy at the end", "final loss")
     rows = [
@@ -276,13 +294,6 @@ def test_an_interrupted_study_goes_on(study_figure5, monkeypatch: pytest.MonkeyP
     assert "To go on, run the same command again" in stopped.err
     monkeypatch.setattr(figure5, "train_with_norms", train)
     assert "4 of 6 trainings to do" in study_figure5(*OPTIONS).err
-
-
-def test_optimizers_are_called_by_their_names() -> None:
-    assert label_of("adamw", KNOWN_PROGRAMS["AdamW"]) == "AdamW"
-    assert label_of("runs/best-one/best.txt", Program.parse("r9 = mul(grad, 0.1)")) == "best-one"
-    assert label_of("r9 =  mul(grad,\n0.1)", Program.parse("r9 = mul(grad, 0.1)")) == "r9 = mul(grad, 0.1)"
-    assert len(label_of("x" * 200, Program.parse("r9 = mul(grad, 0.1)"))) == 40
 
 
 def test_sizes_are_those_of_the_command() -> None:
