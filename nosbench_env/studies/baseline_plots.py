@@ -44,7 +44,7 @@ def draw_learning_curves(scores: Sequence[Score], path: Path) -> None:
     ends = [value for found in shown for value in found.losses if math.isfinite(value)]
     starts = [value for found in shown for value in found.curves[:, 0] if math.isfinite(value)]
     if ends and starts:
-        low, high = min(ends), min(max(starts + ends), _edge(ends + starts))
+        low, high = min(ends), _highest(ends, starts)
         panel.set_ylim(low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0))
     panel.set(xlabel="epoch", ylabel=with_unit("training loss, mean of the epoch", _task(scores)))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -59,7 +59,7 @@ def draw_final_losses(scores: Sequence[Score], path: Path) -> None:
     figure, (panel,) = empty_figure(7.0, 1.2 + 0.26 * len(scores))
     finite = [value for found in scores for value in found.losses if math.isfinite(value)]
     known = finite + [found.paper_loss for found in scores if found.paper_loss is not None]
-    low, high = (min(known), min(max(known), _edge(finite))) if finite else (0.0, 1.0)
+    low, high = (min(known), _highest(finite, known)) if finite else (0.0, 1.0)
     margin = 0.05 * (high - low or 1.0)
     right = high + 2 * margin
     for place, found in enumerate(scores):
@@ -87,10 +87,11 @@ def draw_final_losses(scores: Sequence[Score], path: Path) -> None:
     figure.savefig(path, dpi=180)
 
 
-def _edge(losses: Sequence[float]) -> float:
-    """The highest loss that the picture has room for: some optimizers end so high that all others would look alike."""
+def _highest(losses: Sequence[float], others: Sequence[float]) -> float:
+    """The highest that a picture has room for: some losses are so high that all others would look alike."""
     best, median = min(losses), float(np.median(losses))
-    return median + _OUTLIER * max(median - best, 1e-6 * abs(median))
+    edge = median + _OUTLIER * max(median - best, 1e-6 * abs(median))
+    return max(loss for loss in (*losses, *others) if loss <= edge)
 
 
 def _task(scores: Sequence[Score]) -> str:
