@@ -10,11 +10,11 @@ search: .venv/installed
 	$(BIN)/nosbench search --agent re --task pfn --epochs 1 --budget 200
 
 test: lint
-	$(BIN)/pytest -m "not slow" --doctest-modules
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow" --doctest-modules
 
 # Also the trainings of 20 epochs against the paper's code; about half an hour on a CPU.
 test-all: lint
-	$(BIN)/pytest --doctest-modules
+	$(BIN)/pytest -n auto --dist loadfile --doctest-modules
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
