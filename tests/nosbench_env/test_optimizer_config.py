@@ -177,7 +177,7 @@ def test_a_resumed_training_continues_to_the_last_bit(tmp_path: Path, schedule: 
 
 def test_optimizers_that_draw_random_numbers_draw_the_same(tmp_path: Path) -> None:
     task = make_task("toy", "cpu")
-    config = OptimizerConfig("pytorch_optimizer.Kron")
+    config = OptimizerConfig("pytorch_optimizer.Gravity")
     make = partial(config.make_optimizer, epochs=4, steps_per_epoch=task.steps_per_epoch)
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -142,7 +142,7 @@ def test_wrong_use_gets_one_message_and_exit_code_2(nosbench, arguments: list[st
 
 @pytest.mark.parametrize(("command", "module"), [("ablate", "matplotlib"), ("tune", "optuna")])
 def test_a_missing_extra_is_named(nosbench, monkeypatch: pytest.MonkeyPatch, command: str, module: str) -> None:
-    place = "nosbench_env.studies.cache_plots" if module == "matplotlib" else "nosbench_env.postprocessing.tuning"
+    place = "nosbench_env.drawing" if module == "matplotlib" else "nosbench_env.postprocessing.tuning"
     monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
     run = nosbench("program", command, "SGD", *QUICK)
     assert run.code == 2
