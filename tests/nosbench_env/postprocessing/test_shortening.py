@@ -16,6 +16,7 @@ def evaluator(tmp_path: Path) -> Evaluator:
     return Evaluator(Oracle("toy", tmp_path / "store.sqlite", "cpu", "canonical", workers=1), 2, (0, 1))
 
 
+@pytest.mark.slow  # 20 seconds of CPU time
 def test_the_incumbent_loses_what_never_decides(evaluator: Evaluator) -> None:
     """maximum(clip(0.01, x), sqrt(maximum(x, 1e-6))) is its second argument for all x: clip(0.01, x) <= sqrt(x)."""
     found = shorten(INCUMBENT, evaluator)
@@ -79,6 +80,7 @@ def test_the_verdict_of_training(difference: float, rounding: float, verdict: st
     assert TrainingProof(difference, rounding).verdict == verdict
 
 
+@pytest.mark.slow
 def test_a_tolerance_takes_out_what_changes_little_and_says_by_how_much(evaluator: Evaluator) -> None:
     program, evaluator = KNOWN_PROGRAMS["HeroLion"], Evaluator(evaluator.oracle, 1, (0,))
     found = shorten(program, evaluator, tolerance=0.002)

@@ -151,6 +151,7 @@ def test_a_second_time_nothing_is_done_again(done, monkeypatch: pytest.MonkeyPat
     assert {path.name: path.read_bytes() for path in folder.glob("*.csv")} == before
 
 
+@pytest.mark.slow
 def test_a_larger_study_builds_on_a_smaller_one_and_a_smaller_one_is_part_of_it(done, tmp_path: Path) -> None:
     folder, figure = done
     copy = shutil.copytree(folder, tmp_path / "copy")
