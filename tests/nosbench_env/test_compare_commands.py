@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from run_folders import write_run
 
+from nosbench_env.comparison.runs import shown
+
 TOY = ["--task", "toy", "--device", "cpu", "--epochs", "1", "-q"]
 
 
@@ -73,8 +75,8 @@ def test_fronts_are_shown_if_asked_for(nosbench, runs: list[str]) -> None:
     assert ppo.endswith("2 2")
     front = lines[lines.index("The common front") + 2 :][:3]
     assert front[0] == "loss memory operations method query"
-    assert front[1] == "2.0000 0 3 ppo 2 in " + runs[3]
-    assert front[2] == "9.0000 0 2 random search 1 in " + runs[0]
+    assert front[1] == "2.0000 0 3 ppo 2 in " + shown(runs[3])
+    assert front[2] == "9.0000 0 2 random search 1 in " + shown(runs[0])
     assert {"fronts.csv", "trade_offs.csv"} <= {path.name for path in Path("comparison").iterdir()}
 
 
