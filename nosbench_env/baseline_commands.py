@@ -29,6 +29,7 @@ from nosbench_env.command_line import (
     on_terminal,
 )
 from nosbench_env.optimizer_config import Candidate, OptimizerConfig
+from nosbench_env.program import Program
 
 if TYPE_CHECKING:
     from nosbench_env.oracle import Evaluation, Oracle
@@ -235,8 +236,8 @@ def _listed(baseline: Baseline) -> dict[str, Any]:
 def _list_text(chosen: Sequence[Baseline]) -> str:
     lines = [["name", "group", "what it is"]]
     for baseline in chosen:
-        is_config = isinstance(baseline.candidate, OptimizerConfig)
-        what = str(baseline.candidate) if is_config else f"a program of {len(baseline.candidate)} instructions"  # type: ignore[arg-type]
+        found = baseline.candidate
+        what = f"a program of {len(found)} instructions" if isinstance(found, Program) else str(found)
         lines.append([baseline.name, baseline.group, what])
     return "\n".join([f"{len(chosen)} of {len(BASELINES)} baselines", "", *aligned(lines, left=(0, 1, 2))])
 

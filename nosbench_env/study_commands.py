@@ -366,7 +366,7 @@ def figure5(
         chosen = {"task": task, "epochs": epochs, "seeds": seeds, "proxy_steps": proxy_steps}
         settings = replace(
             SIZES[size.value],
-            **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
+            **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]  # of several types
         )
         study = Figure5Study(
             output,

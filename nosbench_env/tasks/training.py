@@ -133,12 +133,12 @@ def _evaluating(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
     """Shows the weights that optimizers are judged by, which for the schedule-free ones are not those they train."""
     with_modes = [found for found in optimizers if callable(getattr(found, "eval", None))]
     for optimizer in with_modes:
-        optimizer.eval()  # type: ignore[attr-defined]
+        optimizer.eval()  # type: ignore[attr-defined]  # only some have modes
     try:
         yield
     finally:
         for optimizer in with_modes:
-            optimizer.train()  # type: ignore[attr-defined]
+            optimizer.train()  # type: ignore[attr-defined]  # likewise
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, batch_loss: BatchLoss, step: int) -> float:
