@@ -8,10 +8,10 @@ from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
-from nosbench_env.optimizer_config import AnyCandidate
-from nosbench_env.oracle import Evaluation
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.candidates.candidate import AnyCandidate
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
 
 
 class Agent(Protocol[AnyCandidate]):

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.agents.agent import ProgramAgent
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nosbench_env.agents.agent import check_agent_seed, check_number_asked, rng_state
 from nosbench_env.agents.token_policy import TokenPolicy
-from nosbench_env.oracle import Evaluation
-from nosbench_env.program import InvalidProgram, Program
-from nosbench_env.search_space import SearchSpace
-from nosbench_env.tasks.training import exact_arithmetic
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.language.program import InvalidProgram, Program
+from nosbench_env.language.search_space import SearchSpace
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # of evolution; the paper's (Appendix F)
 _REDRAWS = 10  # how often what was told before is drawn again

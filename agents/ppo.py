@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from nosbench_env.agents.agent import check_agent_seed, check_number_asked
-from nosbench_env.oracle import Evaluation, Oracle
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
+from nosbench_env.oracles.oracle import Oracle
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
 
-    from nosbench_env.program_env import ProgramEnv
+    from nosbench_env.envs.program_env import ProgramEnv
 
 RANKED_LOSSES = 1000  # a loss is ranked among so many told last
 _PATIENCE = 10_000  # episodes that may end outside of the space for one that does not
@@ -313,10 +314,10 @@ class PPOAgent:
         bounds = self.space.to_json()
         oracle = cast(Oracle, _NoOracle())
         if self.masked:
-            from nosbench_env.token_env import NOSBenchTokenEnv
+            from nosbench_env.envs.token_env import NOSBenchTokenEnv
 
             return NOSBenchTokenEnv(**bounds, oracle=oracle)
-        from nosbench_env.env import NOSBenchEnv
+        from nosbench_env.envs.instruction_env import NOSBenchEnv
 
         return NOSBenchEnv(**bounds, oracle=oracle)
 
@@ -406,7 +407,7 @@ class _RandomState:
         """
         import torch
 
-        from nosbench_env.tasks.training import exact_arithmetic  # loads torch
+        from nosbench_env.execution.numerics import exact_arithmetic  # loads torch
 
         caller = np.random.get_state()
         with exact_arithmetic(), torch.random.fork_rng(devices=[]):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from nosbench_env.agents.agent import check_agent_seed, check_number_asked, rng_state
-from nosbench_env.oracle import Evaluation
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # Appendix F
 

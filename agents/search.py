@@ -18,11 +18,13 @@ import filelock
 
 from nosbench_env.agents.agent import Agent, check_number_asked
 from nosbench_env.agents.events import Events
-from nosbench_env.optimizer_config import AnyCandidate, Candidate, Evaluated, candidate_from_json
-from nosbench_env.oracle import Evaluation, Oracle, Source
-from nosbench_env.program import Program
-from nosbench_env.tasks import check_epochs, check_seed
-from nosbench_env.tasks.task import OnStep, Status
+from nosbench_env.candidates.candidate import AnyCandidate, Candidate, Evaluated, candidate_from_json
+from nosbench_env.evaluation import Evaluation, Source
+from nosbench_env.execution.settings import check_epochs, check_seed
+from nosbench_env.language.program import Program
+from nosbench_env.language.status import Status
+from nosbench_env.oracles.oracle import Oracle
+from nosbench_env.tasks.task import OnStep
 
 # What a training step costs in simulated seconds. The paper's training takes "about a minute" (Section 3.3) of 2,000
 # steps; a constant makes runs comparable whatever they ran on, and whatever the store already knew.

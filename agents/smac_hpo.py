@@ -7,14 +7,14 @@ from typing import Any
 
 from nosbench_env.agents.agent import check_agent_seed
 from nosbench_env.agents.smac_search import CHALLENGERS, RETRAIN_AFTER, SmacSearch
-from nosbench_env.config_spaces import (
+from nosbench_env.agents.smac_spaces import (
     check_installed,
     optimizer_config_space,
     optimizer_configuration,
     optimizer_of,
 )
-from nosbench_env.optimizer_config import OptimizerConfig
-from nosbench_env.oracle import Evaluation
+from nosbench_env.candidates.optimizer_config import OptimizerConfig
+from nosbench_env.evaluation import Evaluation
 
 INITIAL_CONFIGS = 90  # ten a hyperparameter: SMAC's default, and so the paper's, for its 10,000 trials
 

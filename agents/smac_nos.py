@@ -7,10 +7,10 @@ from typing import Any
 
 from nosbench_env.agents.agent import check_agent_seed
 from nosbench_env.agents.smac_search import CHALLENGERS, RETRAIN_AFTER, SmacSearch
-from nosbench_env.config_spaces import check_installed, program_config_space, program_configuration, program_of
-from nosbench_env.oracle import Evaluation
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.agents.smac_spaces import check_installed, program_config_space, program_configuration, program_of
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
 
 INITIAL_CONFIGS = 10  # the paper's code
 

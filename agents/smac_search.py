@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 import numpy as np
 
 from nosbench_env.agents.agent import check_number_asked
-from nosbench_env.optimizer_config import AnyCandidate, candidate_from_json
-from nosbench_env.oracle import Evaluation
+from nosbench_env.candidates.candidate import AnyCandidate, candidate_from_json
+from nosbench_env.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from ConfigSpace import Configuration, ConfigurationSpace

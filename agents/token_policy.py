@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nosbench_env.grammar import ARITIES, FIRST_SLOT_TOKEN, MAX_ARITY, STOP, Draft
-from nosbench_env.program import FIRST_WRITABLE_SLOT, Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.language.draft import ARITIES, FIRST_SLOT_TOKEN, MAX_ARITY, STOP, Draft
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT, Program
+from nosbench_env.language.search_space import SearchSpace
 
 # What is chosen next: the length, a function, its first, second or third input, the output, or nothing any more.
 _LENGTH, _FUNCTION, _OUTPUT, _DONE = 0, 1, MAX_ARITY + 2, MAX_ARITY + 3

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program, canonical_form
 from nosbench_env.agents import Budget, RandomSearch, RegularizedEvolution, search
-from nosbench_env.exchange import export_results
-from nosbench_env.fingerprints import fingerprint
-from nosbench_env.result_key import Selection
-from nosbench_env.shipped_results import RESULTS
+from nosbench_env.identity.identify import fingerprint
+from nosbench_env.results.key import Selection
+from nosbench_env.results.shipped import RESULTS
+from nosbench_env.results.transfer import export_results
 
 
 def main() -> None:

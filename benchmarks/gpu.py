@@ -39,16 +39,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer
-from nosbench_env.compiled.bytecode import TooLarge
-from nosbench_env.compiled.cuda import cuda_kernels
-from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
-from nosbench_env.compiled.lowering import lower
-from nosbench_env.compiled.torch_ops import TorchPrograms
+from nosbench_env.execution.gpu.bytecode import TooLarge
+from nosbench_env.execution.gpu.interpreter import GpuPopulation, Kernels
+from nosbench_env.execution.gpu.nvrtc import cuda_kernels
+from nosbench_env.execution.gpu.without_kernels import UnfusedPopulation
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.execution.step_code import lower
 from nosbench_env.tasks.pfn import PFNTask
 from nosbench_env.tasks.pfn_data import batch_of, bucket_borders, initial_model
 from nosbench_env.tasks.pfn_training import CPUEngine, DeviceEngine, Engine, largest_population, train_population
 from nosbench_env.tasks.task import Curve
-from nosbench_env.tasks.training import exact_arithmetic
 
 TESTS = Path(__file__).parents[1] / "tests"
 EVALUATION_STEPS = PFNTask.default_epochs * PFNTask.steps_per_epoch
@@ -337,16 +337,16 @@ def updates(bench: Bench) -> str | None:
         program = Program.from_json(row["program"])
         try:
             if kernels is not None:
-                InterpretedPrograms([program], sizes, kernels, bench.device)
+                GpuPopulation([program], sizes, kernels, bench.device)
         except TooLarge:
             too_large += 1
             continue
         named[f"{len(named)}: {row['name']}"] = program
     programs = list(named.values())
-    interpreted: InterpretedPrograms | TorchPrograms = (
-        TorchPrograms(programs, sizes, bench.device)
+    interpreted: GpuPopulation | UnfusedPopulation = (
+        UnfusedPopulation(programs, sizes, bench.device)
         if kernels is None
-        else InterpretedPrograms(programs, sizes, kernels, bench.device)
+        else GpuPopulation(programs, sizes, kernels, bench.device)
     )
     plain = [[nn.Parameter(torch.tensor(v).reshape(s)) for v, s in zip(initial, shapes, strict=True)] for _ in programs]
     optimizers = [ProgramOptimizer(params, program) for params, program in zip(plain, programs, strict=True)]

@@ -14,8 +14,9 @@ from harness import arguments, interleaved, median, print_table, record
 from torch import linalg, nn
 
 from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer, SearchSpace, canonical_form, fingerprint
-from nosbench_env.compiled.lowering import live_code
-from nosbench_env.fingerprints import _paper_proxy, probed
+from nosbench_env.identity.fingerprint import probed
+from nosbench_env.identity.paper_proxy import paper_fingerprint
+from nosbench_env.language.live_code import live_code
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
 
         def forget() -> None:
             probed.cache_clear()
-            _paper_proxy.cache_clear()
+            paper_fingerprint.cache_clear()
 
         seconds = interleaved(
             {

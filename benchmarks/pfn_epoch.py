@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer
-from nosbench_env.compiled.cpu import CompiledProgram, Memory
+from nosbench_env.execution.fused_cpu import FusedCpuProgram, Memory
+from nosbench_env.execution.numerics import exact_arithmetic
 from nosbench_env.tasks.pfn import PFNTask
 from nosbench_env.tasks.pfn_data import (
     batch_of,
@@ -42,7 +43,7 @@ from nosbench_env.tasks.pfn_model import PFN, standardise
 from nosbench_env.tasks.pfn_population import PFNPopulation
 from nosbench_env.tasks.pfn_training import CPUEngine, clip_factor
 from nosbench_env.tasks.task import Progress
-from nosbench_env.tasks.training import MAX_GRAD_NORM, exact_arithmetic
+from nosbench_env.tasks.training import MAX_GRAD_NORM
 
 TURN = 10  # steps, after which the next side goes on
 COMPARED, TOLERANCE = 11, 1e-6  # steps 0 to 10, the losses of which any faithful path shares
@@ -181,7 +182,7 @@ def paper_forward(model: PFN, x: Tensor, y: Tensor, num_context: int) -> Tensor:
 def breakdown(program: Program, steps: int) -> dict[str, float]:
     """Median seconds of the parts of a fast step, over the steps of a training that goes on meanwhile."""
     contexts, population = context_sizes(steps), PFNPopulation.alike(initial_model(), 1)
-    compiled = CompiledProgram(program, scaled_gradient=True)
+    compiled = FusedCpuProgram(program, scaled_gradient=True)
     params, grads = (population.tensors(rows[0]) for rows in (population.weights, population.grads))
     memories: list[Memory] = [{} for _ in params]
     step, scale = 0, torch.ones(())

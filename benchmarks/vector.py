@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_util import make_vec_env
 
 from nosbench_env import Evaluation, Program
-from nosbench_env.grammar import STOP
+from nosbench_env.language.draft import STOP
 from nosbench_env.sb3 import make_sb3_env
 
 ENVS = {"tokens": "nosbench_env:NOSBenchToken-v0", "instructions": "nosbench_env:NOSBench-v0"}

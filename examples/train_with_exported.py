@@ -16,8 +16,8 @@ import typer
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from nosbench_env.cli.arguments import read_program
 from nosbench_env.export import to_torch
-from nosbench_env.program_argument import read_program
 
 CLASS_NAME = "DigitsOptimizer"
 

@@ -1,5 +1,5 @@
 """`python -m nosbench_env` is the command `nosbench`."""
 
-from nosbench_env.cli import main
+from nosbench_env.cli.app import main
 
 main()

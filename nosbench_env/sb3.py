@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from nosbench_env.vector_env import ProgramVectorEnv
+from nosbench_env.envs.vector_env import ProgramVectorEnv
 
 
 def make_sb3_env(env_id: str, n_envs: int = 1, seed: int | None = None, **arguments: Any) -> NOSBenchVecEnv:

@@ -9,8 +9,8 @@ import hypothesis
 import postgres as postgres_server
 import pytest
 
-from nosbench_env.cli import main
-from nosbench_env.oracle import Oracle
+from nosbench_env.cli.app import main
+from nosbench_env.oracles.oracle import Oracle
 
 # A slow machine is not a defect.
 hypothesis.settings.register_profile("any machine", deadline=None)

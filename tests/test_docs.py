@@ -17,7 +17,7 @@ import typer
 
 import nosbench_env
 from nosbench_env import FUNCTIONS, agents, comparison, wrappers
-from nosbench_env.cli import app
+from nosbench_env.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.edit_env import NOSBenchEditEnv
+from nosbench_env.envs.edit_env import NOSBenchEditEnv
 
 
 class EvaluationReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from nosbench_env.costs import COSTS
-from nosbench_env.program import FIRST_WRITABLE_SLOT
+from nosbench_env.language.costs import COSTS
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT
 from nosbench_env.wrappers.evaluation_reward import check_pays_once
 
 Scalarisation = Literal["linear", "chebyshev", "none"]

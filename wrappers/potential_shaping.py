@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.program import GRAD, MAX_SLOTS, Program
+from nosbench_env.language.program import GRAD, MAX_SLOTS, Program
 
 
 class PotentialShaping(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

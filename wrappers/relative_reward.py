@@ -7,10 +7,10 @@ from typing import Any, SupportsFloat
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
-from nosbench_env.edit_env import NOSBenchEditEnv
-from nosbench_env.known_programs import KNOWN_PROGRAMS
-from nosbench_env.program import Program
-from nosbench_env.program_env import value
+from nosbench_env.envs.edit_env import NOSBenchEditEnv
+from nosbench_env.envs.program_env import value
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.language.program import Program
 from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from nosbench_env.env import WIDTH
-from nosbench_env.grammar import FIRST_SLOT_TOKEN, MAX_ARITY, STOP
-from nosbench_env.program import FIRST_WRITABLE_SLOT
+from nosbench_env.envs.instruction_env import WIDTH
+from nosbench_env.language.draft import FIRST_SLOT_TOKEN, MAX_ARITY, STOP
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT
 
 # A row is a function and inputs, plus 1 each, and an output slot less 8; 0 stands for what is not there.
 _TOKENS_OF_ROW = np.array([-1, *[FIRST_SLOT_TOKEN - 1] * MAX_ARITY, FIRST_SLOT_TOKEN + FIRST_WRITABLE_SLOT - 1])

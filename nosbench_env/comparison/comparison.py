@@ -37,7 +37,7 @@ from nosbench_env.comparison.statistics import (
     pair_tests,
 )
 from nosbench_env.comparison.trade_offs import FRONT_FIELDS, TRADE_OFF_FIELDS, TradeOffs, trade_offs
-from nosbench_env.oracle import Source
+from nosbench_env.evaluation import Source
 
 AXIS_NAMES: Mapping[Axis, str] = {
     "queries": "queries",

@@ -10,9 +10,9 @@ import numpy as np
 from nosbench_env.comparison.comparison import AXIS_NAMES, Comparison, spent
 from nosbench_env.comparison.pareto import pareto_front
 from nosbench_env.comparison.runs import Axis
-from nosbench_env.costs import COSTS
-from nosbench_env.drawing import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit, wrapped
-from nosbench_env.known_programs import KNOWN_PROGRAMS
+from nosbench_env.language.costs import COSTS
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.plotting import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from nosbench_env.identity import Identity
-from nosbench_env.known_programs import KNOWN_PROGRAMS, known_name
-from nosbench_env.oracle import Oracle
+from nosbench_env.identity.identify import Identity
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS, known_name
+from nosbench_env.oracles.oracle import Oracle
 from nosbench_env.store import ResultStore, StoreError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from nosbench_env.canonical import canonical_form
+from nosbench_env.candidates.candidate import Candidate
 from nosbench_env.comparison.comparison import (
     AXIS_NAMES,
     Comparison,
@@ -23,9 +23,9 @@ from nosbench_env.comparison.comparison import (
 from nosbench_env.comparison.pictures import draw_curves, draw_losses, draw_trade_offs
 from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
-from nosbench_env.notation import pseudocode
-from nosbench_env.optimizer_config import Candidate
-from nosbench_env.program import Program
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import pseudocode
 
 _TEMPLATE = "report.html.jinja"
 

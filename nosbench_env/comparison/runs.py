@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from nosbench_env.agents import HistoryEntry, RunError
 from nosbench_env.agents.search import whole_batches
-from nosbench_env.known_programs import KNOWN_PROGRAMS
-from nosbench_env.oracle import Source
-from nosbench_env.program import InvalidProgram, Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.evaluation import Source
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.language.program import InvalidProgram, Program
+from nosbench_env.language.search_space import SearchSpace
 
 Axis = Literal["queries", "distinct", "seconds"]
 AXES: tuple[Axis, ...] = get_args(Axis)

@@ -13,8 +13,8 @@ from nosbench_env.agents import HistoryEntry
 from nosbench_env.comparison.pareto import hypervolume, pareto_front
 from nosbench_env.comparison.runs import Axis, Method, Run, read_history
 from nosbench_env.comparison.statistics import interquartile_mean, iqm_interval
-from nosbench_env.costs import COSTS
-from nosbench_env.program import Program
+from nosbench_env.language.costs import COSTS
+from nosbench_env.language.program import Program
 
 USUAL_COSTS = ("memory", "operations")
 _MARGIN = 0.1  # of the front's extent, by which the reference point is worse than its worst

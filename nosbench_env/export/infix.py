@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nosbench_env.notation import Term
+from nosbench_env.language.pseudocode import Term
 
 # How tightly an operation binds, in Python.
 _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = 1, 2, 3, 4, 5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.program import Program
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.program import Program
 
 
 def to_json(program: Program, name: str | None = None) -> str:

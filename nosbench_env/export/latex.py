@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nosbench_env.notation import Term, assignments
-from nosbench_env.program import Program
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import Term, assignments
 
 _SUM, _PRODUCT, _POWER, _ATOM = 1, 2, 3, 4
 _FUNCTIONS = {"exp": r"\exp", "log": r"\log", "minimum": r"\min", "maximum": r"\max"} | {

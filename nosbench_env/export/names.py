@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nosbench_env.notation import Term
+from nosbench_env.language.pseudocode import Term
 
 # What an average over steps is called, by what it is an average of.
 _AVERAGES = {"g": "exp_avg", "g**2": "exp_avg_sq", "abs(g)": "exp_avg_abs", "sign(g)": "exp_avg_sign"}

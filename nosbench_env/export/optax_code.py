@@ -7,13 +7,13 @@ import keyword
 import re
 from importlib.metadata import version
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.compiled.lowering import Kind
 from nosbench_env.export.infix import infix
 from nosbench_env.export.step import is_square, step_of, subterms
 from nosbench_env.export.torch_code import class_name, introduction, remembered, template, wrapped
-from nosbench_env.notation import Term, pseudocode
-from nosbench_env.program import Program
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.live_code import Kind
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import Term, pseudocode
 
 _TEMPLATE = "optax.py.jinja"
 _MODULE_NAMES = frozenset(("jax", "jnp", "optax"))

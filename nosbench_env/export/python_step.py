@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nosbench_env.notation import pseudocode
-from nosbench_env.program import Program
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import pseudocode
 
 
 def to_python(program: Program) -> str:

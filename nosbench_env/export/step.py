@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nosbench_env.compiled.lowering import REDUCTIONS, Kind
 from nosbench_env.export.names import memory_name, value_name
-from nosbench_env.notation import Assignment, Term, assignments
-from nosbench_env.program import Program
+from nosbench_env.language.live_code import REDUCTIONS, Kind
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import Assignment, Term, assignments
 
 PER_TENSOR = (*REDUCTIONS, "size")  # functions that make one number of a tensor
 _MAX_INLINED = 14  # operations and values in a line, or so; what is longer stays in lines of its own

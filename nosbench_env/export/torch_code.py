@@ -11,14 +11,14 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.compiled.lowering import Kind
 from nosbench_env.export.infix import infix, number
 from nosbench_env.export.names import plural, value_name
 from nosbench_env.export.step import Line, Step, is_square, names_in, step_of, subterms
-from nosbench_env.known_programs import KNOWN_PROGRAMS
-from nosbench_env.notation import Term, pseudocode
-from nosbench_env.program import Program
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.language.live_code import Kind
+from nosbench_env.language.program import Program
+from nosbench_env.language.pseudocode import Term, pseudocode
 
 DEFAULT_NAME = "FoundOptimizer"
 LINE_LENGTH = 120

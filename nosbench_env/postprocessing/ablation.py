@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nosbench_env.language.program import Instruction, Program
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
 from nosbench_env.postprocessing.replacements import Replacement, replacements
-from nosbench_env.program import Instruction, Program
 
 
 @dataclass(frozen=True, slots=True)

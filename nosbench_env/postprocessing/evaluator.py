@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from nosbench_env.optimizer_config import Candidate
-from nosbench_env.oracle import Oracle
-from nosbench_env.tasks import check_epochs, check_seed
-from nosbench_env.tuned_program import TunedProgram
+from nosbench_env.candidates.candidate import Candidate
+from nosbench_env.candidates.tuned_program import TunedProgram
+from nosbench_env.execution.settings import check_epochs, check_seed
+from nosbench_env.oracles.oracle import Oracle
 
 OnProgress = Callable[[int, int], None]
 _CONFIDENCE = 0.95

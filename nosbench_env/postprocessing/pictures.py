@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nosbench_env.language.program import SLOT_NAMES, Program
 from nosbench_env.postprocessing.ablation import Ablation
 from nosbench_env.postprocessing.sensitivity import Sweep
-from nosbench_env.program import SLOT_NAMES, Program
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

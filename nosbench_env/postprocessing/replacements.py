@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nosbench_env.canonical import CanonicalForm, canonical_form
-from nosbench_env.compiled.lowering import live_places
-from nosbench_env.program import CONSTANTS, SLOT_NAMES, Instruction, Program, check_program
+from nosbench_env.language.canonical import CanonicalForm, canonical_form
+from nosbench_env.language.live_code import live_places
+from nosbench_env.language.program import CONSTANTS, SLOT_NAMES, Instruction, Program, check_program
 
 _ONE = next(slot for slot, value in CONSTANTS.items() if value == 1.0)
 

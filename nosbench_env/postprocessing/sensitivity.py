@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from nosbench_env.candidates.tuned_program import ConstantUse, TunedProgram, constant_uses
+from nosbench_env.language.program import Program
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
-from nosbench_env.program import Program
-from nosbench_env.tuned_program import ConstantUse, TunedProgram, constant_uses
 
 CONSTANT_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 LR_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

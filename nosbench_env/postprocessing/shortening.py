@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.identity import identify
+from nosbench_env.candidates.tuned_program import TunedProgram
+from nosbench_env.identity.identify import identify
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.program import Program, check_program
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
 from nosbench_env.postprocessing.replacements import Replacement, replacements
-from nosbench_env.program import Program, check_program
-from nosbench_env.tasks.task import Task
-from nosbench_env.tuned_program import TunedProgram
+from nosbench_env.tasks.task import Task, probe_of
 
 Verdict = Literal["equal to the last bit", "equal up to rounding", "different"]
 
@@ -153,7 +153,7 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
     canonical = check_program(program).simplified()
-    _, behaviour = identify(canonical, "fingerprint", evaluator.oracle.task)
+    _, behaviour = identify(canonical, "fingerprint", probe_of(evaluator.oracle.task))
     steps = _probed_steps(canonical, evaluator.oracle.task) if behaviour == "ok" else []
     proof, refused = None, []
     if steps:
@@ -168,13 +168,13 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
 
 def _probed_steps(program: Program, task: Task) -> list[Step]:
     """Takes away, one at a time, what leaves the fingerprint as it is and makes the program shortest."""
-    wanted = identify(program, "fingerprint", task)
+    wanted = identify(program, "fingerprint", probe_of(task))
     steps: list[Step] = []
     while True:
         shorter = [
             found
             for found in replacements(program)
-            if len(found.program) < len(program) and identify(found.program, "fingerprint", task) == wanted
+            if len(found.program) < len(program) and identify(found.program, "fingerprint", probe_of(task)) == wanted
         ]
         if not shorter:
             return steps

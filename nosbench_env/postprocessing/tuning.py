@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nosbench_env.candidates.tuned_program import ConstantUse, TunedProgram, constant_uses
+from nosbench_env.language.program import Program
 from nosbench_env.postprocessing.evaluator import Change, Evaluator, number
-from nosbench_env.program import Program
-from nosbench_env.tuned_program import ConstantUse, TunedProgram, constant_uses
 
 if TYPE_CHECKING:
     from optuna.study import Study

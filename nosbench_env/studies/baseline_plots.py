@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nosbench_env.drawing import COLOURS, DASHES, empty_figure, with_unit
+from nosbench_env.plotting import COLOURS, DASHES, empty_figure, with_unit
 from nosbench_env.studies.baselines import Score
 
 _MAX_CURVES = 12  # more can't be told apart

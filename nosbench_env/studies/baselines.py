@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.optimizer_config import Candidate
-from nosbench_env.oracle import Evaluation, Oracle
-from nosbench_env.tasks import check_epochs
+from nosbench_env.candidates.candidate import Candidate
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.execution.settings import check_epochs
+from nosbench_env.oracles.oracle import Oracle
 from nosbench_env.tasks.task import OnStep
 
 OnScored = Callable[[str, Evaluation[Any]], None]

@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nosbench_env.canonical import canonical_form
-from nosbench_env.identity import Identity
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.execution.settings import check_device_name, check_epochs
+from nosbench_env.identity.identify import Identity
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
 from nosbench_env.studies.cache_errors import (
     BLOWN_UP_LOSS,
     PLATEAUS,
@@ -37,7 +38,7 @@ from nosbench_env.studies.identities import IDENTITIES, Key, keys_of
 from nosbench_env.studies.search_runs import SearchRuns
 from nosbench_env.studies.study_folder import Row, StudyFolder, finite
 from nosbench_env.studies.trainings import FIRST_STEPS, TrainingLog, final_losses, first_losses, to_json
-from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task
+from nosbench_env.tasks import check_task_name, make_task
 from nosbench_env.tasks.task import Task
 from nosbench_env.tasks.worker_pool import check_workers
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.program import Program
+from nosbench_env.language.program import Program
 from nosbench_env.studies.identities import Key
 
 SAME_LOSS = 1e-4  # losses of the first steps that differ by less, relative to the greater of 1 and the loss, are equal

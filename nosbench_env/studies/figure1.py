@@ -12,19 +12,21 @@ from types import MappingProxyType
 from typing import Any
 
 from nosbench_env.agents import AGENTS, Agent, Budget, RunError, search
-from nosbench_env.baselines import Baseline, named_baselines
+from nosbench_env.candidates.baselines import Baseline, named_baselines
+from nosbench_env.candidates.optimizer_config import OptimizerConfig
 from nosbench_env.comparison import Comparison, compare, group_runs, read_run
 from nosbench_env.comparison.comparison import CURVE_FIELDS, RUN_FIELDS, TABLE_FIELDS
-from nosbench_env.known_programs import KNOWN_PROGRAMS
-from nosbench_env.optimizer_config import OptimizerConfig
-from nosbench_env.oracle import Evaluation, Oracle
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.evaluation import Evaluation
+from nosbench_env.execution.settings import check_device_name, check_epochs
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.language.search_space import SearchSpace
+from nosbench_env.oracles.oracle import Oracle
 from nosbench_env.studies.baselines import SCORE_FIELDS, Score, score, score_rows
 from nosbench_env.studies.made_by import made_by
 from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
 from nosbench_env.studies.search_runs import whole_lines
 from nosbench_env.studies.study_folder import Row, StudyFolder, finite
-from nosbench_env.tasks import check_device_name, check_epochs, check_task_name
+from nosbench_env.tasks import check_task_name
 from nosbench_env.tasks.worker_pool import check_workers
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nosbench_env.comparison.runs import shown
-from nosbench_env.drawing import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit
+from nosbench_env.plotting import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit
 from nosbench_env.studies.figure1 import METHODS, Figure1
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from nosbench_env.baselines import BASELINES, NOISE, PAPER_EPOCHS, differs
+from nosbench_env.candidates.baselines import BASELINES, NOISE, PAPER_EPOCHS, differs
 from nosbench_env.comparison.report import loss_text
 from nosbench_env.studies.baselines import score_rows
 from nosbench_env.studies.figure1 import METHODS, Figure1

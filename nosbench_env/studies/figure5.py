@@ -15,15 +15,17 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.baselines import BASELINES
-from nosbench_env.fingerprints import PROXY_STEPS
-from nosbench_env.optimizer_config import Candidate, OptimizerConfig
+from nosbench_env.candidates.baselines import BASELINES
+from nosbench_env.candidates.candidate import Candidate
+from nosbench_env.candidates.optimizer_config import OptimizerConfig
+from nosbench_env.execution.settings import check_device_name, check_epochs
+from nosbench_env.identity.paper_proxy import PROXY_STEPS
 from nosbench_env.studies.figure5_training import train_on_proxy, train_with_norms
 from nosbench_env.studies.made_by import made_by
 from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
 from nosbench_env.studies.study_folder import Row, StudyError, StudyFolder, finite
 from nosbench_env.studies.trainings import to_json
-from nosbench_env.tasks import check_device_name, check_epochs, check_task_name, make_task, task_class
+from nosbench_env.tasks import check_task_name, make_task, task_class
 from nosbench_env.tasks.worker_pool import check_workers
 
 PAPER_CANDIDATES = ("Incumbent", "AdamW", "Adadelta")  # Appendix E

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.drawing import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit, wrapped
-from nosbench_env.fingerprints import PROXY_STEPS
+from nosbench_env.identity.paper_proxy import PROXY_STEPS
+from nosbench_env.plotting import COLOURS, DASHES, MARKERS, empty_figure, png, with_unit, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nosbench_env.comparison.report import loss_text
-from nosbench_env.fingerprints import PROXY_STEPS
+from nosbench_env.identity.paper_proxy import PROXY_STEPS
 from nosbench_env.studies.figure1_reading import counted, table
 from nosbench_env.studies.figure5 import PAPER_CANDIDATES, Figure5Settings
 from nosbench_env.studies.study_folder import Row

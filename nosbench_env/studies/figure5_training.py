@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nosbench_env.fingerprints import PROXY_TARGET, proxy_tensors
-from nosbench_env.optimizer import ProgramOptimizer
-from nosbench_env.optimizer_config import Candidate
-from nosbench_env.program import Program
+from nosbench_env.candidates.candidate import Candidate
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.execution.optimizer import ProgramOptimizer
+from nosbench_env.identity.paper_proxy import PROXY_TARGET, proxy_tensors
+from nosbench_env.language.program import Program
 from nosbench_env.tasks.task import Curve, OnStep, Task
-from nosbench_env.tasks.training import exact_arithmetic
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nosbench_env.identity import Identity, identify
-from nosbench_env.program import Program
-from nosbench_env.tasks.task import Task
+from nosbench_env.identity.identify import Identity, identify
+from nosbench_env.language.program import Program
+from nosbench_env.tasks.task import Task, probe_of
 
 IDENTITIES: tuple[Identity, ...] = ("paper", "canonical", "fingerprint")
 _SAMPLE = 25  # keys of a file that are computed again, to see whether an identity's version has changed
@@ -30,9 +30,9 @@ class Key(NamedTuple):
 
 def key_of(program: Program, identity: Identity, task: Task) -> Key:
     """The key of a program on a task. "canonical" has no probe: "fingerprint" says for it what diverges."""
-    text, status = identify(program, identity, task)
+    text, status = identify(program, identity, probe_of(task))
     if identity == "canonical":
-        _, status = identify(program, "fingerprint", task)
+        _, status = identify(program, "fingerprint", probe_of(task))
     return Key(text, status != "ok")
 
 

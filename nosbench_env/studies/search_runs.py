@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, SearchResult, search
-from nosbench_env.identity import Identity
-from nosbench_env.oracle import Oracle
-from nosbench_env.program import Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.identity.identify import Identity
+from nosbench_env.language.program import Program
+from nosbench_env.language.search_space import SearchSpace
+from nosbench_env.oracles.oracle import Oracle
 from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
 
 

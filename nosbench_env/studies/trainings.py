@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.program import Program
+from nosbench_env.language.program import Program
 from nosbench_env.tasks import make_task
 from nosbench_env.tasks.task import Curve, Task
 from nosbench_env.tasks.worker_pool import WorkerPool, worker_command

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from nosbench_env.execution.settings import check_arithmetic
+
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
 
-MAX_EPOCHS = 100_000
 
 # Name -> "module:class", or "module:class:argument"; the class takes a device, and the argument first.
 TASKS: Mapping[str, str] = MappingProxyType(
@@ -68,33 +68,3 @@ def _entry(name: str) -> list[str]:
     openml = _OPENML.fullmatch(check_task_name(name))
     entry = TASKS["mlp"].replace("digits", openml[1]) if openml else TASKS[name]
     return entry.split(":")
-
-
-def check_device_name(device: str) -> str:
-    """`device` if it is the name of one, whether or not this machine has it."""
-    if not isinstance(device, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
-        raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    return device
-
-
-def check_arithmetic(arithmetic: str) -> str:
-    """`arithmetic` if it is the name of one."""
-    if arithmetic not in ("float32", "tf32"):
-        raise ValueError(f"unknown arithmetic {arithmetic!r}; known are 'float32' and 'tf32'")
-    return arithmetic
-
-
-def check_epochs(epochs: int | None) -> int | None:
-    """`epochs` if it is a positive integer, or None for a task's default."""
-    if epochs is not None and (isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1):
-        raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
-    if epochs is not None and operator.index(epochs) > MAX_EPOCHS:
-        raise ValueError(f"epochs must be at most {MAX_EPOCHS:,}, got {epochs!r}")
-    return None if epochs is None else operator.index(epochs)
-
-
-def check_seed(seed: int) -> int:
-    """`seed` if it is an integer from 0 to a million, beyond which seeds would share random streams."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= 1_000_000:
-        raise ValueError(f"seed must be an integer from 0 to 1,000,000, got {seed!r}")
-    return operator.index(seed)

@@ -10,18 +10,15 @@ import torch
 from pfns.model.bar_distribution import FullSupportBarDistribution
 from torch import Tensor, nn
 
-from nosbench_env.compiled.lowering import lower
-from nosbench_env.probes import PFN_PROBE
-from nosbench_env.program import Program
-from nosbench_env.tasks import check_arithmetic, check_epochs, check_seed
+from nosbench_env.execution.numerics import exact_arithmetic, resolve_device
+from nosbench_env.execution.settings import check_arithmetic, check_epochs, check_seed
+from nosbench_env.execution.step_code import lower
+from nosbench_env.identity.probe import PFN_PROBE
+from nosbench_env.language.program import Program
 from nosbench_env.tasks.pfn_data import bucket_borders, context_sizes, initial_model, sample_batch
 from nosbench_env.tasks.pfn_training import fits_kernels, largest_population, make_engine, train_population
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep, Progress
-from nosbench_env.tasks.training import (
-    exact_arithmetic,
-    resolve_device,
-    train_model,
-)
+from nosbench_env.tasks.training import train_model
 
 
 class PFNTask:

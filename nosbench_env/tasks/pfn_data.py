@@ -9,10 +9,10 @@ import torch
 from pfns.model.bar_distribution import FullSupportBarDistribution, get_bucket_borders
 from torch import Tensor
 
+from nosbench_env.execution.numerics import seeded
 from nosbench_env.tasks.pfn_model import PFN, standardise
 from nosbench_env.tasks.pfn_population import Batch, Batches
 from nosbench_env.tasks.priors import sample_ridge_regression
-from nosbench_env.tasks.training import seeded
 
 NUM_DATASETS, NUM_POINTS, NUM_FEATURES = 8, 20, 1  # a batch
 NUM_BUCKETS = 100

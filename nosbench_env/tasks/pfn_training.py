@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nosbench_env.compiled.bytecode import TooLarge, assemble
-from nosbench_env.compiled.cpu import CompiledProgram, Memory
-from nosbench_env.compiled.cuda import cuda_kernels
-from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
-from nosbench_env.compiled.lowering import carried_slots, lower
-from nosbench_env.compiled.torch_ops import TorchPrograms
-from nosbench_env.program import Program
+from nosbench_env.execution.fused_cpu import FusedCpuProgram, Memory
+from nosbench_env.execution.gpu.bytecode import TooLarge, assemble
+from nosbench_env.execution.gpu.interpreter import GpuPopulation, Kernels
+from nosbench_env.execution.gpu.nvrtc import cuda_kernels
+from nosbench_env.execution.gpu.without_kernels import UnfusedPopulation
+from nosbench_env.execution.step_code import lower
+from nosbench_env.language.live_code import carried_slots
+from nosbench_env.language.program import Program
 from nosbench_env.tasks.pfn_data import batch_of, context_sizes, initial_model
 from nosbench_env.tasks.pfn_population import Batches, PFNPopulation
 from nosbench_env.tasks.task import Curve, Progress
@@ -136,7 +137,7 @@ class CPUEngine:
         self._seed = seed
         self._contexts = context_sizes(steps, seed)
         self._population = PFNPopulation.alike(initial_model(seed), len(programs))
-        self._programs = [CompiledProgram(program, scaled_gradient=True) for program in programs]
+        self._programs = [FusedCpuProgram(program, scaled_gradient=True) for program in programs]
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         self._memories: list[list[Memory]] = [[{} for _ in self._population.shapes] for _ in programs]
         self._split_rows()
@@ -202,10 +203,10 @@ class DeviceEngine:
         self._population = PFNPopulation.alike(initial_model(seed), len(programs), device)
         self._reads_gradient = any(lower(program).reads_gradient for program in programs)
         sizes = [shape.numel() for shape in self._population.shapes]
-        self._programs: InterpretedPrograms | TorchPrograms = (
-            TorchPrograms(programs, sizes, device, scaled_gradient=True)
+        self._programs: GpuPopulation | UnfusedPopulation = (
+            UnfusedPopulation(programs, sizes, device, scaled_gradient=True)
             if kernels is None
-            else InterpretedPrograms(programs, sizes, kernels, device, scaled_gradient=True)
+            else GpuPopulation(programs, sizes, kernels, device, scaled_gradient=True)
         )
         self._place = torch.zeros(1, dtype=torch.int64, device=device)  # of the step in its block
         self._batches: Batches | None = None

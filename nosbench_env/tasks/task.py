@@ -1,20 +1,20 @@
-"""What a task is: it trains a model with an optimizer and returns the learning curve."""
+"""Tasks train a model with an optimizer and return the learning curve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nosbench_env.program import Program
+from nosbench_env.identity.probe import ANY_PROBE, Probe
+from nosbench_env.language.program import Program
 
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
-Status = Literal["ok", "nan", "inf"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,6 @@ class Curve:
             return self.validation_losses
         means: NDArray[np.float64] = self.step_losses.mean(axis=1)
         return means
-
-
-def loss_status(loss: float) -> Status:
-    """Names a loss: "ok" if finite, else "nan" or "inf"."""
-    if np.isfinite(loss):
-        return "ok"
-    return "nan" if np.isnan(loss) else "inf"
 
 
 class Task(Protocol):
@@ -145,3 +138,9 @@ class Task(Protocol):
                 gradient.
         """
         ...
+
+
+def probe_of(task: Task | type[Task]) -> Probe:
+    """Returns the probe of a task or its class; `ANY_PROBE` for a task without one."""
+    probe: Probe = getattr(task, "probe", ANY_PROBE)
+    return probe

@@ -10,19 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nosbench_env.probes import TOY_PROBE
-from nosbench_env.program import Program
-from nosbench_env.tasks import check_epochs, check_seed
+from nosbench_env.execution.numerics import exact_arithmetic, resolve_device, seeded
+from nosbench_env.execution.settings import check_epochs, check_seed
+from nosbench_env.identity.probe import Probe, ProbeTensor
+from nosbench_env.language.program import Program
 from nosbench_env.tasks.task import Curve, MakeOptimizer, OnCurve, OnStep
-from nosbench_env.tasks.training import (
-    exact_arithmetic,
-    resolve_device,
-    seeded,
-    train_model,
-    train_programs_in_turn,
-)
+from nosbench_env.tasks.training import train_model, train_programs_in_turn
 
 BATCH_SIZE, HIDDEN = 15, 16
+
+TOY_PROBE = Probe(
+    name="toy-1",
+    tensors=(
+        ProbeTensor(64, (-0.5, 0.5), 0.25, zero_element=True),
+        ProbeTensor(16, (-0.5, 0.5), 0.25, zero_element=True),
+        ProbeTensor(48, (-0.25, 0.25), 0.25),
+        ProbeTensor(3, (-0.25, 0.25), 0.25),
+    ),
+    steps_per_epoch=10,
+    certain_steps=3,
+)
 
 
 class ToyTask:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nosbench_env.optimizer_config import candidate_from_json
+from nosbench_env.candidates.candidate import candidate_from_json
 from nosbench_env.tasks import make_task
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
             step = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
             reply({"index": request["index"]} | step)
 
-    from nosbench_env.tasks.candidates import train_candidates
+    from nosbench_env.tasks.train_candidates import train_candidates
 
     started = time.perf_counter()
     curves: list[Curve] = []

@@ -20,7 +20,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from nosbench_env.optimizer_config import Candidate
+from nosbench_env.candidates.candidate import Candidate
 from nosbench_env.tasks import check_task_name
 from nosbench_env.tasks.task import Curve, OnStep, Progress
 

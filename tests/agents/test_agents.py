@@ -21,7 +21,7 @@ from nosbench_env.agents import (
     SmacHPO,
     SmacNOS,
 )
-from nosbench_env.config_spaces import optimizer_config_space, optimizer_configuration
+from nosbench_env.agents.smac_spaces import optimizer_config_space, optimizer_configuration
 
 SMALL_PPO: dict[str, Any] = {"n_steps": 24, "minibatch_size": 8, "n_epochs": 2, "net_arch": (8,)}
 SMALL_SMAC: dict[str, Any] = {"initial_configs": 7, "retrain_after": 40, "challengers": 10}

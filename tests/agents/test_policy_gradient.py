@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from nosbench_env import Evaluation, Instruction, InvalidProgram, Oracle, Program, SearchSpace
 from nosbench_env.agents import Budget, PolicyGradient, search
 from nosbench_env.agents.token_policy import TokenPolicy
-from nosbench_env.functions import FUNCTIONS
-from nosbench_env.grammar import CONSTRAINTS
-from nosbench_env.tasks.training import exact_arithmetic
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.language.draft import CONSTRAINTS
+from nosbench_env.language.functions import FUNCTIONS
 
 TINY = SearchSpace(max_instructions=1, memory_size=10)
 EVERY_CONSTRAINTS = [c for n in range(4) for c in itertools.combinations(CONSTRAINTS, n)]

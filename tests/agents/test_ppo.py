@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from nosbench_env import Evaluation, Oracle, Program, SearchSpace
 from nosbench_env.agents import Budget, PPOAgent, search
 from nosbench_env.agents.ppo import _Ranks
-from nosbench_env.env import NOSBenchEnv
-from nosbench_env.token_env import NOSBenchTokenEnv
+from nosbench_env.envs.instruction_env import NOSBenchEnv
+from nosbench_env.envs.token_env import NOSBenchTokenEnv
 
 SMALL: dict[str, Any] = {"n_steps": 24, "minibatch_size": 8, "n_epochs": 2, "net_arch": (8,), "learning_rate": 0.01}
 both = pytest.mark.parametrize("masked", [False, True], ids=["ppo", "maskable-ppo"])

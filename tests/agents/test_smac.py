@@ -16,7 +16,7 @@ import pytest
 from nosbench_env import BASELINES, Evaluation, OptimizerConfig, Oracle, Program, SearchSpace
 from nosbench_env.agents import Budget, HistoryEntry, SmacHPO, SmacNOS, search
 from nosbench_env.agents.search import _Run
-from nosbench_env.config_spaces import optimizer_config_space, program_config_space, program_of
+from nosbench_env.agents.smac_spaces import optimizer_config_space, program_config_space, program_of
 
 pytest.importorskip("smac")
 from smac import HyperparameterOptimizationFacade, Scenario
@@ -258,7 +258,9 @@ class TestModel:
 
 
 class TestManners:
-    @pytest.mark.parametrize("module", ["nosbench_env.agents", "nosbench_env.cli", "nosbench_env.config_spaces"])
+    @pytest.mark.parametrize(
+        "module", ["nosbench_env.agents", "nosbench_env.cli.app", "nosbench_env.agents.smac_spaces"]
+    )
     def test_smac_is_imported_by_those_who_use_it(self, module: str) -> None:
         code = f"import sys, {module}; assert not {{'smac', 'ConfigSpace', 'dask'}} & set(sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True)

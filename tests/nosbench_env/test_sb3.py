@@ -18,8 +18,8 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from nosbench_env import NOSBenchEditEnv, NOSBenchEnv, NOSBenchTokenEnv
+from nosbench_env.envs.vector_env import NOSBenchTokenVectorEnv
 from nosbench_env.sb3 import NOSBenchVecEnv, make_sb3_env
-from nosbench_env.vector_env import NOSBenchTokenVectorEnv
 
 SHORT = {"max_instructions": 3, "memory_size": 12}
 KINDS = {

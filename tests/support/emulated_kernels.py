@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nosbench_env.compiled import interpreter
+from nosbench_env.execution.gpu import interpreter
 
 COMPILER = shutil.which("g++")
 _SUPPORT = Path(__file__).parent

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nosbench_env.program import Program
+from nosbench_env.language.program import Program
 
 STEPS_COST = 1.5  # simulated seconds of a training
 

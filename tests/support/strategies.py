@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
-from nosbench_env.functions import FUNCTIONS
-from nosbench_env.program import FIRST_WRITABLE_SLOT, MAX_SLOTS, Instruction, Program
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.language.functions import FUNCTIONS
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT, MAX_SLOTS, Instruction, Program
+from nosbench_env.language.search_space import SearchSpace
 
 
 def instructions(memory_size: int = 20) -> st.SearchStrategy[Instruction]:

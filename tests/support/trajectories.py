@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from nosbench_env import Program, ProgramOptimizer
-from nosbench_env.compiled.cpu import CompiledProgram
-from nosbench_env.compiled.device import DeviceProgram
-from nosbench_env.compiled.interpreter import InterpretedPrograms, Kernels
-from nosbench_env.compiled.torch_ops import TorchPrograms
+from nosbench_env.execution.fused_cpu import FusedCpuProgram
+from nosbench_env.execution.gpu.fused_gpu import FusedGpuProgram
+from nosbench_env.execution.gpu.interpreter import GpuPopulation, Kernels
+from nosbench_env.execution.gpu.without_kernels import UnfusedPopulation
 
 TOLERANCE = 1e-6  # of the largest weight
 Trajectory = list[list[Tensor]]  # the parameters after each step
@@ -31,7 +31,7 @@ def plain(program: Program, params: list[nn.Parameter]) -> Step:
 
 def compiled(program: Program, params: list[nn.Parameter]) -> Step:
     """Machine code on the CPU."""
-    runner = CompiledProgram(program)
+    runner = FusedCpuProgram(program)
     memories: list[dict[int, Tensor]] = [{} for _ in params]
 
     def step(grads: list[Tensor], number: int) -> None:
@@ -41,7 +41,7 @@ def compiled(program: Program, params: list[nn.Parameter]) -> Step:
     return step
 
 
-def rows_of(make: Callable[[Program, list[int]], InterpretedPrograms | TorchPrograms]) -> Way:
+def rows_of(make: Callable[[Program, list[int]], GpuPopulation | UnfusedPopulation]) -> Way:
     """What steps whole rows of parameters, with one row."""
 
     def way(program: Program, params: list[nn.Parameter]) -> Step:
@@ -67,19 +67,19 @@ def rows_of(make: Callable[[Program, list[int]], InterpretedPrograms | TorchProg
     return way
 
 
-torch_ops = rows_of(lambda program, sizes: TorchPrograms([program], sizes, "cpu"))
+torch_ops = rows_of(lambda program, sizes: UnfusedPopulation([program], sizes, "cpu"))
 
 
 def interpreted(kernels: Kernels) -> Way:
     """The GPU's kernels, as populations use them."""
-    return rows_of(lambda program, sizes: InterpretedPrograms([program], sizes, kernels, "cpu"))
+    return rows_of(lambda program, sizes: GpuPopulation([program], sizes, kernels, "cpu"))
 
 
 def on_device(kernels: Kernels) -> Way:
     """The GPU's kernels, as `ProgramOptimizer(fused=True)` uses them."""
 
     def way(program: Program, params: list[nn.Parameter]) -> Step:
-        runner = DeviceProgram(program, kernels)
+        runner = FusedGpuProgram(program, kernels)
         memories: list[dict[int, Tensor]] = [{} for _ in params]
 
         def step(grads: list[Tensor], number: int) -> None:

@@ -16,7 +16,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from nosbench_env import KNOWN_PROGRAMS, NOSBenchEnv, Program, SearchSpace
-from nosbench_env.costs import COSTS
+from nosbench_env.language.costs import COSTS
 from nosbench_env.wrappers import EpisodeRecorder, MultiObjectiveReward, PotentialShaping
 
 SPACE = SearchSpace()

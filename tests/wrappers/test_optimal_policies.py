@@ -16,7 +16,7 @@ from oracles import InstantOracle, random_loss
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace
 from nosbench_env.comparison.pareto import pareto_front
-from nosbench_env.costs import COSTS, operations
+from nosbench_env.language.costs import COSTS, operations
 from nosbench_env.wrappers import (
     ActionMaskObservation,
     EpisodeRecorder,

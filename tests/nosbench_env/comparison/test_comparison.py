@@ -10,8 +10,8 @@ from nosbench_env.comparison import Comparison, compare, read_run
 from nosbench_env.comparison.comparison import CURVE_FIELDS, PAIR_FIELDS, RUN_FIELDS, TABLE_FIELDS, spent
 from nosbench_env.comparison.reference import Reference, look_up
 from nosbench_env.comparison.runs import CONDITIONS
-from nosbench_env.known_programs import KNOWN_PROGRAMS
-from nosbench_env.oracle import Oracle
+from nosbench_env.language.known_programs import KNOWN_PROGRAMS
+from nosbench_env.oracles.oracle import Oracle
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from nosbench_env.comparison.comparison import CURVE_FIELDS, PAIR_FIELDS, RUN_FI
 from nosbench_env.comparison.pictures import draw_curves, draw_losses
 from nosbench_env.comparison.reference import Reference
 from nosbench_env.comparison.report import render, write_report
-from nosbench_env.notation import pseudocode
+from nosbench_env.language.pseudocode import pseudocode
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp;$\\frac{"
 PICTURES = ["curves-distinct.png", "curves-queries.png", "curves-seconds.png", "losses.png"]
@@ -242,7 +242,7 @@ def test_pictures_are_drawn_of_anything(tmp_path: Path) -> None:
 
 
 def test_methods_are_drawn_in_colours_and_dashes_of_their_own() -> None:
-    from nosbench_env.drawing import COLOURS, DASHES
+    from nosbench_env.plotting import COLOURS, DASHES
 
     looks = {(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]) for i in range(28)}
     assert len(looks) == 28

@@ -12,7 +12,7 @@ from nosbench_env import KNOWN_PROGRAMS, SearchSpace
 from nosbench_env.agents import Budget, RandomSearch, RunError, search
 from nosbench_env.comparison import group_runs, read_run
 from nosbench_env.comparison.runs import different_conditions
-from nosbench_env.oracle import Oracle
+from nosbench_env.oracles.oracle import Oracle
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

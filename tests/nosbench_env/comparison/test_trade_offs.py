@@ -16,7 +16,7 @@ from nosbench_env.comparison.pictures import draw_trade_offs
 from nosbench_env.comparison.reference import Reference
 from nosbench_env.comparison.report import render, write_report
 from nosbench_env.comparison.trade_offs import FRONT_FIELDS, TRADE_OFF_FIELDS
-from nosbench_env.costs import COSTS
+from nosbench_env.language.costs import COSTS
 
 # Programs by their memory and operations.
 NOTHING = ""  # 0, 0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program
+from nosbench_env.candidates.tuned_program import ConstantUse, TunedProgram
 from nosbench_env.postprocessing import Change, Evaluator
-from nosbench_env.tuned_program import ConstantUse, TunedProgram
 
 SGD = Program.parse("r9 = mul(grad, 0.01)")
 DIES = Program.parse("r9 = log(r9); r9 = mul(r9, r10)")

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from nosbench_env import Program
+from nosbench_env.candidates.tuned_program import ConstantUse
 from nosbench_env.postprocessing import Ablation, Change, Replacement, Sweep
 from nosbench_env.postprocessing.ablation import Ablated, InstructionEffect
 from nosbench_env.postprocessing.pictures import draw_ablation, draw_sweeps
-from nosbench_env.tuned_program import ConstantUse
 
 pytest.importorskip("matplotlib")
 PROGRAM = Program.parse("r9 = sign(grad); r10 = mul(r9, 0.01)")

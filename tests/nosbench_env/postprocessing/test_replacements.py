@@ -4,10 +4,10 @@ from hypothesis import strategies as st
 from strategies import programs
 
 from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS, Program, ProgramOptimizer, canonical_form
-from nosbench_env.compiled.lowering import live_places
+from nosbench_env.language.live_code import live_places
+from nosbench_env.language.program import CONSTANTS
 from nosbench_env.postprocessing import Replacement, replacements
 from nosbench_env.postprocessing.replacements import without_copies
-from nosbench_env.program import CONSTANTS
 
 
 def gradients(steps: int) -> list[torch.Tensor]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program
+from nosbench_env.candidates.tuned_program import ConstantUse
 from nosbench_env.postprocessing import Evaluator, Sweep, lr_scale, sensitivity
-from nosbench_env.tuned_program import ConstantUse
 
 SGD = Program.parse("r12 = exp(0.1); r9 = mul(grad, 0.01)")
 

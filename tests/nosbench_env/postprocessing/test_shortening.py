@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program, canonical_form
-from nosbench_env.identity import identify
+from nosbench_env.identity.identify import identify
 from nosbench_env.postprocessing import Evaluator, shorten, shortening
 from nosbench_env.postprocessing.shortening import TrainingProof
+from nosbench_env.tasks.task import probe_of
 
 INCUMBENT = KNOWN_PROGRAMS["Incumbent"]
 
@@ -26,7 +27,7 @@ def test_the_incumbent_loses_what_never_decides(evaluator: Evaluator) -> None:
     assert found.training == TrainingProof(0.0, pytest.approx(float("nan"), nan_ok=True))
     assert found.training.verdict == "equal to the last bit"
     task = evaluator.oracle.task
-    assert identify(found.probed, "fingerprint", task) == identify(INCUMBENT, "fingerprint", task)
+    assert identify(found.probed, "fingerprint", probe_of(task)) == identify(INCUMBENT, "fingerprint", probe_of(task))
     assert canonical_form(found.probed) != canonical_form(INCUMBENT)
     ours, original = (evaluator.at([5]).losses([program])[0] for program in (found.probed, INCUMBENT))
     assert ours == original  # also at a seed that took no part

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from nosbench_env import Oracle, Program
+from nosbench_env.candidates.tuned_program import ConstantUse, TunedProgram
 from nosbench_env.postprocessing import Evaluator, tune
-from nosbench_env.tuned_program import ConstantUse, TunedProgram
 
 # Momentum with a learning rate that is far too small for the toy task.
 PROGRAM = Program.parse("r9 = sub(1.0, 0.1); r10 = interpolate(r10, grad, r9); r11 = mul(r10, 0.01)")

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nosbench_env import Program, drawing
+from nosbench_env import Program
 from nosbench_env.agents import RandomSearch, RegularizedEvolution
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.cli.study import IdentityName, Part, Size
+from nosbench_env.language.search_space import SearchSpace
 from nosbench_env.studies import cache_plots, search_runs, trainings
 from nosbench_env.studies.cache import CAPTIONS, PARTS, SIZES, CacheStudy, CacheStudySettings
 from nosbench_env.studies.cache_growth import cache_sizes
 from nosbench_env.studies.identities import IDENTITIES, Key, key_of, keys_of
 from nosbench_env.studies.study_folder import StudyError, StudyFolder
-from nosbench_env.study_commands import IdentityName, Part, Size
 from nosbench_env.tasks import make_task
 
 QUERIES = 120  # evolution's first population, and 20 children
@@ -238,7 +238,7 @@ def test_a_folder_serves_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_message_names_the_extra(study_cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
+    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
     run = study_cache(*OPTIONS, "--part", "growth")
     assert run.code == 2
     assert "pip install 'nosbench_env[plot]'" in run.err

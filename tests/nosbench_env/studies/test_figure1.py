@@ -16,15 +16,15 @@ import pytest
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle
 from nosbench_env.agents import AGENTS, Budget, RandomSearch, RegularizedEvolution, search
+from nosbench_env.candidates.optimizer_config import OptimizerConfig
+from nosbench_env.cli.study import FigureMethod, FigureSize
 from nosbench_env.comparison import read_run
-from nosbench_env.optimizer_config import OptimizerConfig
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.language.search_space import SearchSpace
 from nosbench_env.studies import figure1
 from nosbench_env.studies.figure1 import FIELDS, METHODS, SIZES, Figure1, Figure1Settings, Figure1Study
 from nosbench_env.studies.figure1_picture import draw_figure1, spread
 from nosbench_env.studies.figure1_reading import baseline_cells, markdown, reading, statement_cells
 from nosbench_env.studies.processes import JobError
-from nosbench_env.study_commands import FigureMethod, FigureSize
 
 QUERIES = 40  # evolution begins with 100 copies of one program: these take no time
 SMALL = Figure1Settings(
@@ -190,7 +190,7 @@ def test_a_method_that_is_not_installed_is_left_out_and_named(tmp_path: Path, mo
 def test_a_baseline_that_is_not_installed_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nosbench_env.optimizer_config.find_spec", lambda name: None)
+    monkeypatch.setattr("nosbench_env.candidates.optimizer_config.find_spec", lambda name: None)
     settings = Figure1Settings("toy", 1, 1, 3, methods=("rs",), baselines=("SGD", "Lion"))
     figure = Figure1Study(tmp_path, settings).run()
     assert list(figure.left_out) == ["Lion"]

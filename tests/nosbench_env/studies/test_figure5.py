@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program, ProgramOptimizer, fingerprint, make_task
-from nosbench_env.baselines import BASELINES
-from nosbench_env.optimizer_config import OptimizerConfig
+from nosbench_env.candidates.baselines import BASELINES
+from nosbench_env.candidates.optimizer_config import OptimizerConfig
+from nosbench_env.cli.study import FigureSize
 from nosbench_env.studies import figure5
 from nosbench_env.studies.figure5 import FIELDS, SIZES, Figure5Settings, Figure5Study
 from nosbench_env.studies.figure5_picture import draw_figure5, smoothed_over
@@ -23,7 +24,6 @@ from nosbench_env.studies.figure5_reading import markdown, statement_cells
 from nosbench_env.studies.figure5_training import plain_optimizer, train_on_proxy, train_with_norms
 from nosbench_env.studies.processes import JobError
 from nosbench_env.studies.study_folder import StudyError
-from nosbench_env.study_commands import FigureSize
 
 OPTIONS = ["--size", "minutes", "--epochs", "2", "--seeds", "2", "--proxy-steps", "12", "--workers", "1"]
 SMALL = Figure5Settings(task="toy", epochs=2, seeds=2, proxy_steps=12)

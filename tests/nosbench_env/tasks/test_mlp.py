@@ -16,10 +16,9 @@ from strategies import programs
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from nosbench_env import KNOWN_PROGRAMS, Oracle, Program, ProgramOptimizer, fingerprint, make_task
-from nosbench_env.probes import MLP_PROBE
-from nosbench_env.program import Instruction
-from nosbench_env.tasks.mlp import MLPTask, initial_model
-from nosbench_env.tasks.training import exact_arithmetic
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.language.program import Instruction
+from nosbench_env.tasks.mlp import MLP_PROBE, MLPTask, initial_model
 from nosbench_env.tasks.worker_pool import WorkerPool
 
 ADAMW = partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"], fused=True)

@@ -18,10 +18,11 @@ import sklearn.datasets
 import torch
 
 from nosbench_env import KNOWN_PROGRAMS, TASKS, make_task
-from nosbench_env.identity import identify
-from nosbench_env.result_key import ResultKey
+from nosbench_env.identity.identify import identify
+from nosbench_env.results.key import ResultKey
 from nosbench_env.tasks import check_task_name, task_class
 from nosbench_env.tasks.mlp_data import DATA_SETS, load_data_set
+from nosbench_env.tasks.task import probe_of
 
 
 @pytest.fixture(autouse=True)
@@ -219,8 +220,8 @@ def test_names_stand_in_keys_and_are_known_without_their_data() -> None:
     for name in (*TASKS, "mlp-openml-31"):
         key = f"{check_task_name(name)}-1/seed=0/float32/paper-1:0x1.8p-2"
         assert ResultKey.parse(key).task == name
-    identity, _ = identify(KNOWN_PROGRAMS["Adam"], "fingerprint", task_class("mlp-openml-31"))
-    assert identity == identify(KNOWN_PROGRAMS["Adam"], "fingerprint", make_task("mlp-iris", "cpu"))[0]
+    identity, _ = identify(KNOWN_PROGRAMS["Adam"], "fingerprint", probe_of(task_class("mlp-openml-31")))
+    assert identity == identify(KNOWN_PROGRAMS["Adam"], "fingerprint", probe_of(make_task("mlp-iris", "cpu")))[0]
 
 
 def test_names_are_checked_without_torch() -> None:

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 from nosbench_env import KNOWN_PROGRAMS, TASKS, Program, ProgramOptimizer, fingerprint, make_task
-from nosbench_env.fingerprints import _paper_proxy, _probe
-from nosbench_env.optimizer import _constants
+from nosbench_env.execution.numerics import exact_arithmetic
+from nosbench_env.execution.optimizer import _constants
+from nosbench_env.identity.paper_proxy import _proxy, paper_fingerprint
+from nosbench_env.language.status import loss_status
 from nosbench_env.tasks.pfn import bucket_borders
-from nosbench_env.tasks.task import Progress, loss_status
+from nosbench_env.tasks.task import Progress
 from nosbench_env.tasks.toy import iris
-from nosbench_env.tasks.training import exact_arithmetic
 
 ADAMW = partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"])
 TOY = make_task("toy", "cpu")
@@ -101,7 +102,7 @@ def reduced_precision() -> Iterator[None]:
 def test_the_callers_settings_change_nothing_now_or_later(setting: Any) -> None:
     expected = TOY.train(ADAMW, epochs=1).step_losses
     value = fingerprint(KNOWN_PROGRAMS["AdamW"], "paper")
-    caches = (iris, _probe, _paper_proxy, _constants, bucket_borders)
+    caches = (iris, _proxy, paper_fingerprint, _constants, bucket_borders)
     for cached in caches:
         cached.cache_clear()
     try:
@@ -110,7 +111,7 @@ def test_the_callers_settings_change_nothing_now_or_later(setting: Any) -> None:
             assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
         np.testing.assert_array_equal(inside, expected)
         np.testing.assert_array_equal(TOY.train(ADAMW, epochs=1).step_losses, expected)
-        _paper_proxy.cache_clear()
+        paper_fingerprint.cache_clear()
         assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
     finally:
         for cached in caches:

@@ -1,0 +1,228 @@
+"""`NOSBench-v0`: building an optimizer, an instruction a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from nosbench_env.envs.program_env import (
+    Observation,
+    ProgramEnv,
+    Proposal,
+    StepResult,
+    outcome,
+    read_state,
+    value,
+)
+from nosbench_env.language.draft import ARITIES, FIRST_SLOT_TOKEN, FUNCTION_NAMES, MAX_ARITY, STOP, Draft
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT, Instruction, InvalidProgram, Program
+from nosbench_env.language.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from nosbench_env.evaluation import Evaluation
+
+WIDTH = 2 + MAX_ARITY  # numbers an instruction
+
+
+class NOSBenchEnv(ProgramEnv):
+    """An agent writes an optimizer; the reward is the negative loss that a network trained with it reaches.
+
+    ## Description
+    An episode builds a program, one instruction a step. It ends with the STOP action or at the maximum length; then the
+    oracle evaluates the program: it trains the task's network with it, unless the result of an equivalent program is in
+    the store. A step that ends an episode may therefore take from milliseconds to minutes; all others take
+    microseconds. The task, the store and torch are loaded at the first evaluation.
+
+    ## Action Space
+    `MultiDiscrete([27, 20, 20, 20, 11])`: the function's number (in the order of `FUNCTIONS`; 26 is STOP), three input
+    slots, of which those beyond the function's arity are ignored, and the output slot less 9. The sizes follow
+    `memory_size`. Every action in the space is legal at any time. `action_masks()` gives the choices to prefer, in the
+    form that sb3-contrib's MaskablePPO reads: it forbids only STOP as the first action, which would give the empty
+    program. With `constraints` it forbids what no choice of the other numbers could make valid, which is all that masks
+    of independent factors can do; an action after which the program can't come to lie in the search space ends the
+    episode as a failure. Better masks for constraints are those of `NOSBenchToken-v0`.
+
+    ## Observation Space
+    `MultiDiscrete`, `(5 * max_instructions,)` int64: the program so far, five numbers an instruction: function number
+    + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. Instructions not yet written are 0.
+
+    ## Reward
+    0 until the last step; then `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite. The
+    loss is the mean training loss of the last epoch, in the task's unit (nats).
+
+    ## Starting State
+    The empty program. Nothing here is random: `seed` seeds only `np_random`, which the env does not use.
+
+    ## Episode End
+    `terminated` is true after STOP or the last instruction that fits. `truncated` is always false. A wrapper that
+    truncates ends an episode without evaluating the program; it should pay `failure_reward`, since 0 would beat every
+    honest loss.
+
+    ## Info
+    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite, which vector envs
+    may turn into NaN when they gather it) and `status` ("ok", "nan", "inf", or "invalid" for a program that breaks
+    the `constraints`): equal for equal actions. What may differ between two replays (whether it was a hit, seconds,
+    provenance) is in `env.unwrapped.last_evaluation`.
+
+    ## Arguments
+    Those of `ProgramEnv`.
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The state: the observation, which tells the program; how many instructions it has; whether it is complete.
+        # Instructions are made when somebody asks for them: making one takes as long as a step.
+        self._observed = np.zeros(self.search_space.max_instructions * WIDTH, dtype=np.int64)
+        self._length = 0
+        self._draft = self._new_draft()
+        self.action_space = spaces.MultiDiscrete(list(self.search_space.action_sizes))
+        self.observation_space = observation_space(self.search_space)
+
+    @property
+    def program(self) -> Program:
+        """The program so far."""
+        return program_of(self._observed, self._length)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an empty program. There are no options."""
+        super().reset(seed=seed)
+        self._observed[:] = 0
+        self._length, self._draft, self._over = 0, self._new_draft(), False
+        self._print_if_human()
+        return self._observed.copy(), {}
+
+    def step(self, action: Any) -> StepResult:
+        """Appends an instruction, or stops; the last step evaluates the program.
+
+        Raises:
+            ValueError: If the action is not in the action space.
+            gymnasium.error.ResetNeeded: If the episode is over, or none has begun.
+        """
+        if self._draft is None and not self._over:  # the way of nearly all steps, without a detour
+            numbers = self.search_space.check_action(action)
+            if numbers[0] != STOP and self._length + 1 < self.search_space.max_instructions:
+                return self._append(_row(numbers))
+        return super().step(action)
+
+    def propose(self, action: Any) -> Proposal:
+        """See `ProgramEnv.propose`."""
+        self._check_running()
+        numbers = self.search_space.check_action(action)
+        row = None if numbers[0] == STOP else _row(numbers)
+        draft = self._draft
+        if draft is not None:
+            draft = draft.copy()
+            try:
+                for token in _tokens(numbers):
+                    draft.push(token)
+            except InvalidProgram:
+                return Proposal((), lambda _: self._end(None, self.program, None))
+        if row is not None and self._length + 1 < self.search_space.max_instructions:
+            return Proposal((), lambda _: self._append(row, draft))
+        program = self.program if row is None else Program((*self.program, _instruction(row)))
+        return Proposal((program,), lambda evaluations: self._end(row, program, evaluations[0]))
+
+    def _append(self, row: tuple[int, ...], draft: Draft | None = None) -> StepResult:
+        self._write(row)
+        self._draft = draft
+        self._print_if_human()
+        return self._observed.copy(), 0.0, False, False, {}
+
+    def _end(self, last: tuple[int, ...] | None, program: Program, evaluation: Evaluation | None) -> StepResult:
+        """The step that ends the episode, with a last instruction or without; as a failure if nothing was evaluated."""
+        self._over, self.last_evaluation = True, evaluation
+        if last is not None:
+            self._write(last)
+        reward = value(evaluation, self.failure_reward)
+        self._print_if_human()
+        return self._observed.copy(), reward, True, False, outcome(program, evaluation)
+
+    def _write(self, row: tuple[int, ...]) -> None:
+        start = self._length * WIDTH
+        self._observed[start : start + WIDTH] = row
+        self._length += 1
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
+        if self._draft is not None:
+            return (self.search_space.draft() if self._over else self._draft).factored_masks()
+        return self.search_space.action_masks(self._length)
+
+    def get_state(self) -> dict[str, Any]:
+        """See `ProgramEnv.get_state`."""
+        return {"program": self.program.to_json(), "over": self._over}
+
+    def set_state(self, state: dict[str, Any]) -> Observation:
+        """See `ProgramEnv.set_state`."""
+        program, over = read_state(state, "program", "over")
+        draft = self._new_draft()
+        try:
+            tokens = self.search_space.tokens(program)[: None if over else -1]
+            if draft is not None and not over:
+                for token in tokens:
+                    draft.push(token)
+        except InvalidProgram as error:
+            raise ValueError(f"the state's program is not in this env's {self.search_space}: {error}") from None
+        if not over and len(program) == self.search_space.max_instructions:
+            raise ValueError(f"'over' must be true for a program of the full {len(program)} instructions")
+        self._observed = rows_of(program, self.search_space)
+        self._length, self._draft, self._over = len(program), draft, over
+        return self._observed.copy()
+
+    def _new_draft(self) -> Draft | None:
+        """What the constraints allow; None where there are none."""
+        return self.search_space.draft() if self.search_space.constraints else None
+
+
+def observation_space(space: SearchSpace) -> spaces.MultiDiscrete:
+    """The programs of a search space, as they are observed while they are written."""
+    function_choices, *slot_choices = space.action_sizes
+    # STOP is never part of a program, so one more than the functions is the number for "not yet written".
+    row = [function_choices, *[choices + 1 for choices in slot_choices]]
+    return spaces.MultiDiscrete(row * space.max_instructions)
+
+
+def rows_of(program: Program, space: SearchSpace) -> Observation:
+    """A program of a search space as it is observed."""
+    rows = np.zeros((space.max_instructions, WIDTH), dtype=np.int64)
+    for place, instruction in enumerate(program):
+        rows[place] = _row(space.encode(instruction).tolist())
+    return rows.ravel()
+
+
+def program_of(observation: Observation, length: int) -> Program:
+    """The program that an observation shows, of so many instructions."""
+    rows = observation.reshape(-1, WIDTH)[:length].tolist()
+    return Program(tuple([_instruction(row) for row in rows]))
+
+
+def _row(numbers: Sequence[int]) -> tuple[int, ...]:
+    """An action as the observation shows it: one more, and 0 for the inputs that the function does not take."""
+    function, first, second, third, output = numbers
+    arity = ARITIES[function]
+    return function + 1, first + 1, second + 1 if arity >= 2 else 0, third + 1 if arity >= 3 else 0, output + 1
+
+
+def _tokens(numbers: Sequence[int]) -> list[int]:
+    """The tokens of an action."""
+    function, *inputs, output = numbers
+    if function == STOP:
+        return [STOP]
+    slots = (*inputs[: ARITIES[function]], output + FIRST_WRITABLE_SLOT)
+    return [function, *(FIRST_SLOT_TOKEN + slot for slot in slots)]
+
+
+def _instruction(row: Sequence[int]) -> Instruction:
+    """The instruction that a row of the observation shows."""
+    function, first, second, third, output = row
+    inputs = (first - 1, second - 1, third - 1)[: ARITIES[function - 1]]
+    return Instruction(FUNCTION_NAMES[function - 1], inputs, output - 1 + FIRST_WRITABLE_SLOT)

@@ -1,0 +1,1 @@
+"""Execution: programs run as optimizers."""

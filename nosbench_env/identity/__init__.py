@@ -1,0 +1,1 @@
+"""Identity: the decision which programs are equivalent and share a result."""

@@ -1,0 +1,124 @@
+"""Simplification: a program without what makes no difference, and why each instruction falls away or stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from nosbench_env.language.canonical import canonical_form, source_name, value_graph
+from nosbench_env.language.live_code import live_code, live_places
+from nosbench_env.language.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
+
+_MAX_LIVE = 40  # longer programs only lose dead code: more takes time that grows with the third power of the length
+
+
+def simplify(program: Program) -> Program:
+    """A program of the same canonical form with no instruction that could be left out; slots keep their names.
+
+    Instructions go that reach no update, and those whose value another slot holds already (`mul(x, 1.0)`, what is
+    computed twice), which is then read there. One may have to stay that only repeats a value, since the update is the
+    value of the last instruction. A program that never updates anything becomes the empty one. Of a program with more
+    than 40 live instructions only those go that reach no update.
+
+    >>> print(simplify(Program.parse("r9 = exp(step); r10 = mul(grad, 1.0); r9 = mul(r10, 0.1)")))
+    r9 = mul(grad, 0.1)
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
+    """
+    code = live_code(check_program(program))[0]
+    form = canonical_form(program)
+    if len(code) > _MAX_LIVE:
+        return Program(code)
+    index = len(code) - 1
+    while index >= 0:
+        for shorter in _without(code, index):
+            if canonical_form(Program(shorter)) == form:
+                code, index = shorter, len(shorter)  # what stood after it may go now
+                break
+        index -= 1
+    return Program(code)
+
+
+def _without(code: Sequence[Instruction], index: int) -> Iterator[tuple[Instruction, ...]]:
+    """The code without an instruction, whose value later ones read from another slot: for each that may hold it."""
+    graph, removed = value_graph(Program(tuple(code))), code[index]
+    if len(graph.values) < len(code):  # some of it has become dead: any of that may go
+        yield tuple(instruction for place, instruction in enumerate(code) if place != index)
+        return
+    value = graph.values[index]
+    fixed = [slot for slot in (PARAM, GRAD, STEP, *CONSTANTS) if graph.memory[slot] == value]
+    others = [i.output for i, same in zip(code, graph.values, strict=True) if same == value]
+    for slot in dict.fromkeys((removed.output, *fixed, *others, *removed.inputs)):
+        rest, replacing = list(code[:index]), True
+        for later in code[index + 1 :]:
+            inputs = tuple(slot if replacing and read == removed.output else read for read in later.inputs)
+            rest.append(Instruction(later.function, inputs, later.output))
+            replacing = replacing and later.output not in (removed.output, slot)
+        yield tuple(rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What becomes of an instruction.
+
+    Attributes:
+        instruction: The instruction.
+        live: Whether its value reaches an update, at this step or a later one.
+        remark: Why it reaches none, or what its value is if that needs no computing; else empty.
+    """
+
+    instruction: Instruction
+    live: bool
+    remark: str
+
+
+def explain(program: Program) -> list[Explained]:
+    """Says of each instruction whether it makes a difference, and if not, why.
+
+    Raises:
+        TypeError: If `program` is not a `Program`.
+    """
+    places = live_places(check_program(program))[0]
+    graph = value_graph(program)
+    values = dict(zip(places, graph.values, strict=False))  # an empty program has a value and no place
+    first_with: dict[int, int] = {}  # value -> the line that computes it first
+    explained = []
+    for place, instruction in enumerate(program):
+        if place not in values:
+            explained.append(Explained(instruction, False, _why_dead(program, place + 1)))
+            continue
+        value = values[place]
+        op, inputs, detail = graph.nodes[value]
+        remark = ""
+        if op == "const":
+            remark = f"always {source_name(op, detail)}"
+        elif op == "slot":
+            remark = "a value of the step before"
+        elif not inputs:
+            remark = "the number of elements" if op == "numel" else f"the same as {op}"
+        elif value in first_with:
+            remark = f"the same as line {first_with[value]}"
+        first_with.setdefault(value, place + 1)
+        explained.append(Explained(instruction, True, remark))
+    return explained
+
+
+def _why_dead(program: Program, line: int) -> str:
+    """Why the instruction of a line reaches no update: who reads it, at this step and after that at the next."""
+    output = program[line - 1].output
+    readers: list[int] = []
+    for other in (*range(line + 1, len(program) + 1), *range(1, line + 1)):
+        if output in program[other - 1].inputs:
+            readers.append(other)
+        if program[other - 1].output == output and other != line:
+            if not readers:
+                when = "" if other > line else " at the next step"
+                return f"line {other} overwrites it{when} before anything reads it"
+            break
+    others = sorted(set(readers) - {line})
+    if not others:
+        return "nothing else reads it" if readers else "nothing reads it"
+    if len(others) == 1:
+        return f"only line {others[0]} reads it, which falls away too"
+    return f"only lines {', '.join(map(str, others))} read it, which fall away too"

@@ -1,0 +1,1 @@
+"""Oracles answer queries for the loss of a candidate."""

@@ -1,0 +1,1 @@
+"""Results: the meaning of stored records, and their upkeep."""

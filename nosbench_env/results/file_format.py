@@ -1,0 +1,316 @@
+"""Results as text that travels: JSON lines, the same for the same results, and checked as hostile data when read.
+
+The first line of a file is a header, an object with these fields:
+
+* `format`: "nosbench-results".
+* `version`: 1, the version of this format.
+* `records`: how many lines follow (may be missing; a file that holds others is refused).
+* `made_by`: what wrote the file.
+* `fields`: what the fields of the lines mean, for readers; see `FIELDS`.
+
+Each further line is an object, the result of one training, with the fields that `FIELDS` describes, all of them and no
+others. Numbers are exact: floats are written in the shortest form that gives the same float back, those that are not
+finite as the strings "nan", "inf" and "-inf". The order of lines under one key matters: the first that holds an epoch
+answers for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from nosbench_env.candidates.candidate import candidate_from_json
+from nosbench_env.execution.settings import MAX_EPOCHS
+from nosbench_env.language.program import InvalidProgram
+from nosbench_env.results.key import ResultKey
+from nosbench_env.store import Record
+
+FORMAT, FORMAT_VERSION = "nosbench-results", 1
+MAX_LINE = 4 << 20  # bytes; 100,000 epochs and a program of 1,024 instructions fit
+
+FIELDS: Mapping[str, str] = {
+    "task": "name of the task",
+    "task_version": "version of the task; results of different versions differ",
+    "seed": "seed of the training: data, initial weights; 0 is the paper's",
+    "arithmetic": "precision of the training, such as float32",
+    "identity": "method:value; programs with the same identity share a result",
+    "first_epoch": "the epoch of the first mean, counted from 0; not 0 if only the last epochs are known",
+    "stopped_at": "after how many updates a parameter was non-finite (all later epochs are NaN), or null",
+    "epoch_means": "loss of each epoch, in the task's unit (nats): mean training loss, each step's taken before its "
+    "update, or for tasks that validate (mlp) the loss on what was left out, after it; not finite: 'nan', 'inf' or "
+    "'-inf'",
+    "provenance": "program: what was trained with, a [function, inputs, output] for each instruction, or an optimizer "
+    "of a library: optimizer, hyperparameters, schedule, or a tuned program: program, constants as [line, input, "
+    "number], lr; canonical: the program's canonical form's digest; library: version of the optimizer's library; "
+    "device; nosbench_env, torch, python: versions; seconds: what the training "
+    "took; date: when it ended, ISO 8601; rekeyed_from: the key it had first",
+}
+
+_MAX_INTEGER = 2**31 - 1  # what every database holds in an integer column
+_MAX_DEPTH, _MAX_NAME, _MAX_TEXT = 8, 64, 1 << 18  # of a provenance
+_MAX_SHORT_TEXT = 200
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class InvalidResults(ValueError):
+    """A file of results is malformed. The message says where, what came and what was expected."""
+
+
+def header(records: int) -> str:
+    """The first line of a file."""
+    data = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "records": records,
+        "made_by": f"nosbench_env {_own_version()}",
+        "fields": dict(FIELDS),
+    }
+    return json.dumps(data)
+
+
+def parse_header(text: str) -> int | None:
+    """Reads the first line of a file; returns how many records follow, if it says so.
+
+    Raises:
+        InvalidResults: If it is none, or of a version that is not known here.
+    """
+    try:
+        data = _loads(text)
+    except InvalidResults:
+        data = None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InvalidResults(
+            f"expected the header of a file of results, with the format {FORMAT!r}, got {_shown(text)}"
+        )
+    found = data.get("version")
+    if type(found) is not int or found != FORMAT_VERSION:
+        raise InvalidResults(
+            f"the file has version {_shown(found)} of the format, this nosbench_env reads version {FORMAT_VERSION}; "
+            "another version of nosbench_env may read it"
+        )
+    if unknown := set(data) - {"format", "version", "records", "made_by", "fields"}:
+        raise InvalidResults(f"unknown field {_shown(min(unknown))} in the header")
+    return None if data.get("records") is None else _integer("records", data["records"], 0)
+
+
+def format_line(key: ResultKey, record: Record) -> str:
+    """A result as one line, without its end: the same text for the same result."""
+    start = json.dumps(
+        {
+            "task": key.task,
+            "task_version": key.task_version,
+            "seed": key.seed,
+            "arithmetic": key.arithmetic,
+            "identity": key.identity,
+            "first_epoch": record.first_epoch,
+            "stopped_at": record.stopped_at,
+            "epoch_means": [mean if math.isfinite(mean) else repr(mean) for mean in record.epoch_means],
+        },
+        allow_nan=False,
+    )
+    provenance = json.dumps(dict(record.provenance), sort_keys=True, allow_nan=False)
+    return f'{start[:-1]}, "provenance": {provenance}}}'
+
+
+def parse_line(text: str) -> tuple[ResultKey, Record]:
+    """Reads a line of results; nothing in it is trusted.
+
+    Raises:
+        InvalidResults: Saying which field is wrong, what came and what was expected.
+    """
+    data = _loads(text)
+    if not isinstance(data, dict):
+        raise InvalidResults(f"expected an object, got {_shown(data)}")
+    if missing := [name for name in FIELDS if name not in data]:
+        raise InvalidResults(f"the field {missing[0]!r} is missing")
+    if unknown := data.keys() - FIELDS.keys():
+        raise InvalidResults(f"unknown field {_shown(min(unknown))}; known are {', '.join(FIELDS)}")
+    first_epoch = _integer("first_epoch", data["first_epoch"], 0, MAX_EPOCHS - 1)
+    stopped_at = None if data["stopped_at"] is None else _integer("stopped_at", data["stopped_at"], 1)
+    means = _means(data["epoch_means"], MAX_EPOCHS - first_epoch)
+    return _key(data), Record(means, stopped_at, _provenance(data["provenance"]), first_epoch)
+
+
+def _key(data: Mapping[str, Any]) -> ResultKey:
+    for name in ("task", "arithmetic", "identity"):
+        if not isinstance(data[name], str):
+            raise InvalidResults(f"{name}: expected a text, got {_shown(data[name])}")
+    for name in ("task_version", "seed"):
+        _integer(name, data[name], 0)
+    key = ResultKey(**{name: data[name] for name in ResultKey.__dataclass_fields__})
+    try:
+        parsed = ResultKey.parse(str(key))
+    except ValueError as error:
+        raise InvalidResults(f"task to identity: {error}") from None
+    if parsed != key:  # parts that join to another key, such as a task named "toy-1/seed=0"
+        raise InvalidResults(f"task to identity: expected the parts of a key, got {_shown(str(key))}")
+    return key
+
+
+def _means(data: Any, limit: int) -> tuple[float, ...]:
+    if not isinstance(data, list) or not 1 <= len(data) <= limit:
+        raise InvalidResults(f"epoch_means: expected a list of 1 to {limit:,} numbers, got {_shown(data)}")
+    means = []
+    for mean in data:
+        if type(mean) is str and mean in _NOT_FINITE:
+            means.append(_NOT_FINITE[mean])
+        elif type(mean) in (float, int):
+            means.append(float(mean))
+        else:
+            raise InvalidResults(f"epoch_means: expected a number, 'nan', 'inf' or '-inf', got {_shown(mean)}")
+    return tuple(means)
+
+
+def _provenance(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise InvalidResults(f"provenance: expected an object, got {_shown(data)}")
+    for name, value in data.items():
+        _check_text(name, _MAX_NAME)
+        if (check := _KNOWN_PROVENANCE.get(name)) is None:
+            _check_plain(value, _MAX_DEPTH)
+        else:
+            try:
+                check(value)
+            except (ValueError, OverflowError) as error:
+                raise InvalidResults(f"provenance, {name}: {error}") from None
+    return data
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    """Refuses what no honest provenance holds: great depth, enormous texts, halves of characters."""
+    if depth == 0:
+        raise InvalidResults(f"provenance: lists and objects may be {_MAX_DEPTH} deep, not deeper")
+    if isinstance(value, str):
+        _check_text(value, _MAX_TEXT)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, depth - 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name, _MAX_NAME)
+            _check_plain(item, depth - 1)
+
+
+def _check_text(text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise InvalidResults(f"provenance: a text has at most {limit:,} characters here, got {_shown(text)}")
+    if not text.isprintable() and not text.replace("\n", "").replace("\t", "").isprintable():
+        raise InvalidResults(f"provenance: expected a text without control characters, got {_shown(text)}")
+
+
+def _short_text(value: Any) -> None:
+    if not isinstance(value, str) or len(value) > _MAX_SHORT_TEXT or not value.isprintable():
+        raise ValueError(f"expected a text of one line, of at most {_MAX_SHORT_TEXT} characters, got {_shown(value)}")
+
+
+def _seconds(value: Any) -> None:
+    if type(value) not in (int, float) or not value >= 0:
+        raise ValueError(f"expected a number of seconds, got {_shown(value)}")
+
+
+def _date(value: Any) -> None:
+    _short_text(value)
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"expected a date such as '2026-01-31T12:00:00+00:00', got {_shown(value)}") from None
+
+
+def _program(value: Any) -> None:
+    if not isinstance(value, (dict, list)):
+        raise InvalidProgram(f"a program is a list of [function, inputs, output], got {_shown(value)}")
+    candidate_from_json(value)
+
+
+def _former_key(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a key, got {_shown(value)}")
+    ResultKey.parse(value)
+
+
+_KNOWN_PROVENANCE: Mapping[str, Callable[[Any], None]] = {
+    "program": _program,
+    "canonical": _short_text,
+    "library": _short_text,
+    "device": _short_text,
+    "nosbench_env": _short_text,
+    "torch": _short_text,
+    "python": _short_text,
+    "seconds": _seconds,
+    "date": _date,
+    "rekeyed_from": _former_key,
+}
+
+
+def _integer(name: str, value: Any, low: int, high: int = _MAX_INTEGER) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidResults(f"{name}: expected an integer from {low} to {high:,}, got {_shown(value)}")
+    return value
+
+
+def _loads(text: str) -> Any:
+    """JSON as the standard has it: no NaN, no field twice, no number that a float or a short integer can't hold."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+        )
+    except InvalidResults:
+        raise
+    except RecursionError:
+        raise InvalidResults("lists or objects are too deep in each other") from None
+    except ValueError as error:
+        raise InvalidResults(f"no JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in data:
+            raise InvalidResults(f"the field {_shown(name)} is there twice")
+        data[name] = value
+    return data
+
+
+def _constant(name: str) -> None:
+    raise InvalidResults(f"{name} is no JSON; write numbers that are not finite as 'nan', 'inf' and '-inf'")
+
+
+def _float(text: str) -> float:
+    value = float(text) if len(text) <= 64 else math.inf
+    if not math.isfinite(value):
+        raise InvalidResults(f"expected a number of at most 64 characters that a float can hold, got {_shown(text)}")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > 19:
+        raise InvalidResults(f"expected an integer of at most 19 digits, got {_shown(text)}")
+    return int(text)
+
+
+def _own_version() -> str:
+    try:
+        return version("nosbench_env")
+    except PackageNotFoundError:  # a bare checkout
+        return "unknown"
+
+
+def _shown(value: object) -> str:
+    """`value` for a message: short, and quick also where it is enormous."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 80 else repr(value[:77]) + "..."
+    if isinstance(value, (list, dict)) and len(value) > 20:
+        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value):,}"
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a very deep {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,36 @@
+"""Atomic files: a file appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that replaces `path` when the block ends, and is deleted if the block raises.
+
+    The data goes to a temporary file in the same folder and is on disk before the name changes, so a kill or a power
+    cut leaves either the old file or the new one.
+
+    Raises:
+        OSError: If the folder does not exist or the file can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Writes bytes, or a text in UTF-8, to a file in one step; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
