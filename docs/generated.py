@@ -1,28 +1,43 @@
-"""Fills in what pages show of the code, at every build: tables and the command line's reference can't go stale.
+"""Generates tables and the command line's reference at every build, so that they cannot go stale.
 
-A page asks for it by `<!-- generated: NAME -->`, or `<!-- generated: NAME ARGUMENT -->`, with a name in `GENERATED`.
+A page asks for one by `<!-- generated: NAME -->`, or `<!-- generated: NAME ARGUMENT -->`, with a name in `GENERATED`.
+Pages may show the plots in `benchmarks/results/`; they become part of the site.
 """
 
 from __future__ import annotations
 
+import csv
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
 
 from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS
-from nosbench_env.program import FIRST_WRITABLE_SLOT, SLOT_NAMES
-from nosbench_env.search_space import SearchSpace
+from nosbench_env.language.program import FIRST_WRITABLE_SLOT, SLOT_NAMES
+from nosbench_env.language.search_space import SearchSpace
 from nosbench_env.tasks import TASKS, make_task
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
+
+
+def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
+    """Adds the plots of the results to the site. Called by mkdocs."""
+    for plot in sorted(RESULTS.rglob("*.png")):
+        name = f"results/{plot.relative_to(RESULTS).as_posix()}"
+        files.append(File.generated(config, name, abs_src_path=str(plot)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs with every page."""
+    """Fills in a page. Called by mkdocs with every page."""
 
     def generate(match: re.Match[str]) -> str:
         name, *arguments = match[1].split()
@@ -30,6 +45,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             raise PluginError(f"nothing generates {name!r}; known are {', '.join(GENERATED)}")
         return GENERATED[name](*arguments)
 
+    markdown = markdown.replace("](../benchmarks/results/", "](results/")
     return re.sub(r"<!-- generated: (.+?) -->", generate, markdown)
 
 
@@ -59,8 +75,8 @@ def memory() -> str:
 
 
 def known_programs() -> str:
-    """The known programs, with what they cost."""
-    from nosbench_env.costs import program_costs
+    """The known programs, with their costs."""
+    from nosbench_env.language.costs import program_costs
 
     def row(name: str) -> list[str]:
         program = KNOWN_PROGRAMS[name]
@@ -70,7 +86,7 @@ def known_programs() -> str:
     head = [
         "name",
         "instructions",
-        "of which matter",
+        "live instructions",
         "state per parameter (floats)",
         "operations per parameter and step",
     ]
@@ -79,20 +95,30 @@ def known_programs() -> str:
 
 def baselines() -> str:
     """The optimizers that a search has to beat."""
-    from nosbench_env.baselines import BASELINES
-    from nosbench_env.optimizer_config import OptimizerConfig
+    from nosbench_env.candidates.baselines import BASELINES
+    from nosbench_env.candidates.optimizer_config import OptimizerConfig
 
     return _table(
-        ["name", "group", "what it is", "final loss of the paper's code"],
+        ["name", "group", "optimizer"],
         (
             [
                 f"`{name}`",
-                found.group,
-                f"`{found.candidate}`" if isinstance(found.candidate, OptimizerConfig) else "the known program",
-                "" if found.paper_loss is None else f"{found.paper_loss:.2f}",
+                baseline.group,
+                f"`{baseline.candidate}`" if isinstance(baseline.candidate, OptimizerConfig) else "the known program",
             ]
-            for name, found in BASELINES.items()
+            for name, baseline in BASELINES.items()
         ),
+    )
+
+
+def scores() -> str:
+    """The recorded results of the baselines on the PFN task."""
+    with (RESULTS / "baselines/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ("mean", "sd", "lowest", "highest", "paper")
+    return _table(
+        ["optimizer", "mean loss", "standard deviation", "lowest", "highest", "the paper's code"],
+        ([row["name"], *(f"{float(row[column]):.3f}" if row[column] else "" for column in columns)] for row in rows),
     )
 
 
@@ -104,31 +130,6 @@ def tasks() -> str:
         (
             [f"`{name}`", str(task.default_epochs), str(task.steps_per_epoch), _first_line(type(task))]
             for name, task in made.items()
-        ),
-    )
-
-
-def agents() -> str:
-    """The search methods."""
-    from nosbench_env.agents import AGENTS
-
-    return _table(
-        ["name", "class", ""],
-        ([f"`{name}`", f"`{_class(make).__name__}`", _first_line(_class(make))] for name, make in AGENTS.items()),
-    )
-
-
-def wrappers() -> str:
-    """The wrappers of the environments."""
-    from nosbench_env import wrappers
-
-    classes = [getattr(wrappers, name) for name in wrappers.__all__]
-    return _table(
-        ["wrapper", ""],
-        (
-            [f"[`{found.__name__}`][nosbench_env.wrappers.{found.__name__}]", _first_line(found)]
-            for found in classes
-            if inspect.isclass(found)
         ),
     )
 
@@ -146,7 +147,7 @@ def reference(package: str) -> str:
 
 def commands() -> str:
     """Every command with its arguments and options, as typer documents it."""
-    typer = [sys.executable, "-m", "typer", "nosbench_env.cli", "utils", "docs", "--name", "nosbench"]
+    typer = [sys.executable, "-m", "typer", "nosbench_env.cli.app", "utils", "docs", "--name", "nosbench"]
     run = subprocess.run(typer, capture_output=True, text=True, encoding="utf-8")
     if run.returncode:
         raise PluginError(f"typer could not document the command line:\n{run.stderr}")
@@ -162,9 +163,8 @@ GENERATED: dict[str, Callable[..., str]] = {
         memory,
         known_programs,
         baselines,
+        scores,
         tasks,
-        agents,
-        wrappers,
         reference,
         commands,
     )
@@ -178,9 +178,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _first_line(documented: object) -> str:
     return (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
-
-
-def _class(make: Any) -> type:
-    """The class that an entry of `AGENTS` makes an agent of."""
-    found: type = getattr(make, "func", make)
-    return found

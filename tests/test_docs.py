@@ -1,4 +1,4 @@
-"""The documentation: it builds without warnings, its links lead somewhere, what it shows works as it stands there."""
+"""The documentation: it builds without warnings, its links lead somewhere, its commands and code work."""
 
 import os
 import re
@@ -6,13 +6,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import gymnasium
 import pytest
+import torch
 import typer
 
 import nosbench_env
@@ -129,6 +132,23 @@ def test_every_function_stands_in_its_table(site: Path, pages: dict[Path, _Html]
         assert f"{number} {function.name} {inputs} {function.meaning}" in text
 
 
+def test_every_agent_and_wrapper_stands_in_its_table() -> None:
+    of_agents, of_environments = ((DOCS / name).read_text() for name in ("agents.md", "environments.md"))
+    assert not [name for name in agents.AGENTS if f"| `{name}` |" not in of_agents]
+    classes = [name for name in wrappers.__all__ if issubclass(getattr(wrappers, name), gymnasium.Wrapper)]
+    assert not [name for name in classes if f"| [`{name}`]" not in of_environments]
+
+
+def test_the_picture_of_the_layers_is_that_of_the_contract() -> None:
+    """If this fails: python docs/images/draw.py."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    names = [name.strip() for layer in layers for name in layer.split("|")]
+    assert re.findall(r">(\w+)</text>", (DOCS / "images/layers.svg").read_text()) == ["imports", *names]
+    page = (DOCS / "design.md").read_text()
+    assert not [name for name in names if not re.search(rf"^\|.*`{name}`.*\|.*\|$", page, flags=re.M)]
+
+
 # -- Commands
 
 
@@ -176,9 +196,10 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
 def play(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nosbench: Callable[..., Any]
 ) -> Iterator[Callable[[list[Block]], None]]:
-    """Does what a page tells to do, from top to bottom, in an empty folder: files, Python, and where asked commands."""
+    """Follows a page from top to bottom in an empty folder: files, Python, and where asked commands."""
     monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
+    before, threads = set(sys.modules), torch.get_num_threads()
+    torch.set_num_threads(1)  # for tensors as small as these
 
     def go(page: list[Block], *, shell: bool = False) -> None:
         namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -197,6 +218,7 @@ def play(
                         without_us(words, tmp_path)
 
     yield go
+    torch.set_num_threads(threads)
     for name in set(sys.modules) - before:
         if (tmp_path / f"{name}.py").exists():
             del sys.modules[name]
