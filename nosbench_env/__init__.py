@@ -1,7 +1,7 @@
-"""NOSBench as a Gymnasium environment: search for neural network optimizers, evaluated through a cached oracle.
+"""Neural optimizer search as Gymnasium environments, with a cached oracle.
 
-Importing this package registers `NOSBench-v0`, `NOSBenchToken-v0` and `NOSBenchEdit-v0`, and imports no torch; the
-public names below are loaded at first use.
+Importing this package registers `NOSBench-v0`, `NOSBenchToken-v0` and `NOSBenchEdit-v0`. It imports no torch: the
+public names are loaded at first use.
 """
 
 from __future__ import annotations
@@ -44,39 +44,35 @@ if TYPE_CHECKING:
     from nosbench_env.tasks.task import Curve as Curve
     from nosbench_env.tasks.worker_pool import WorkerError as WorkerError
 
-# Public name -> the module that defines it.
 _PUBLIC = {
-    "FUNCTIONS": "nosbench_env.language.functions",
-    "Instruction": "nosbench_env.language.program",
-    "InvalidProgram": "nosbench_env.language.program",
-    "Program": "nosbench_env.language.program",
-    "KNOWN_PROGRAMS": "nosbench_env.language.known_programs",
-    "SearchSpace": "nosbench_env.language.search_space",
-    "Draft": "nosbench_env.language.draft",
-    "ProgramOptimizer": "nosbench_env.execution.optimizer",
-    "OptimizerConfig": "nosbench_env.candidates.optimizer_config",
-    "TunedProgram": "nosbench_env.candidates.tuned_program",
-    "BASELINES": "nosbench_env.candidates.baselines",
-    "Baseline": "nosbench_env.candidates.baselines",
-    "simplify": "nosbench_env.language.simplify",
-    "pseudocode": "nosbench_env.language.pseudocode",
-    "CanonicalForm": "nosbench_env.language.canonical",
-    "canonical_form": "nosbench_env.language.canonical",
-    "Fingerprint": "nosbench_env.identity.fingerprint",
-    "fingerprint": "nosbench_env.identity.identify",
-    "Probe": "nosbench_env.identity.probe",
-    "ProbeTensor": "nosbench_env.identity.probe",
-    "TASKS": "nosbench_env.tasks",
-    "make_task": "nosbench_env.tasks",
-    "Curve": "nosbench_env.tasks.task",
-    "WorkerError": "nosbench_env.tasks.worker_pool",
-    "ResultStore": "nosbench_env.store",
-    "StoreError": "nosbench_env.store",
-    "Evaluation": "nosbench_env.evaluation",
-    "Oracle": "nosbench_env.oracles.oracle",
-    "NOSBenchEnv": "nosbench_env.envs.instruction_env",
-    "NOSBenchTokenEnv": "nosbench_env.envs.token_env",
-    "NOSBenchEditEnv": "nosbench_env.envs.edit_env",
+    name: f"nosbench_env.{module}"
+    for module, names in {
+        "language.functions": "FUNCTIONS",
+        "language.program": "Instruction InvalidProgram Program",
+        "language.known_programs": "KNOWN_PROGRAMS",
+        "language.search_space": "SearchSpace",
+        "language.draft": "Draft",
+        "execution.optimizer": "ProgramOptimizer",
+        "candidates.optimizer_config": "OptimizerConfig",
+        "candidates.tuned_program": "TunedProgram",
+        "candidates.baselines": "BASELINES Baseline",
+        "language.simplify": "simplify",
+        "language.pseudocode": "pseudocode",
+        "language.canonical": "CanonicalForm canonical_form",
+        "identity.fingerprint": "Fingerprint",
+        "identity.identify": "fingerprint",
+        "identity.probe": "Probe ProbeTensor",
+        "tasks": "TASKS make_task",
+        "tasks.task": "Curve",
+        "tasks.worker_pool": "WorkerError",
+        "store": "ResultStore StoreError",
+        "evaluation": "Evaluation",
+        "oracles.oracle": "Oracle",
+        "envs.instruction_env": "NOSBenchEnv",
+        "envs.token_env": "NOSBenchTokenEnv",
+        "envs.edit_env": "NOSBenchEditEnv",
+    }.items()
+    for name in names.split()
 }
 __all__ = list(_PUBLIC)
 
@@ -91,18 +87,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-register(
-    "NOSBench-v0",
-    entry_point="nosbench_env.envs.instruction_env:NOSBenchEnv",
-    vector_entry_point="nosbench_env.envs.vector_env:NOSBenchVectorEnv",
-)
-register(
-    "NOSBenchToken-v0",
-    entry_point="nosbench_env.envs.token_env:NOSBenchTokenEnv",
-    vector_entry_point="nosbench_env.envs.vector_env:NOSBenchTokenVectorEnv",
-)
-register(
-    "NOSBenchEdit-v0",
-    entry_point="nosbench_env.envs.edit_env:NOSBenchEditEnv",
-    vector_entry_point="nosbench_env.envs.vector_env:NOSBenchEditVectorEnv",
-)
+for _kind, _module in (("", "instruction_env"), ("Token", "token_env"), ("Edit", "edit_env")):
+    register(
+        f"NOSBench{_kind}-v0",
+        entry_point=f"nosbench_env.envs.{_module}:NOSBench{_kind}Env",
+        vector_entry_point=f"nosbench_env.envs.vector_env:NOSBench{_kind}VectorEnv",
+    )

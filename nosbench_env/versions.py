@@ -10,7 +10,7 @@ UNKNOWN = "unknown"
 
 
 def installed_version(package: str) -> str:
-    """Returns the version of a package; `UNKNOWN` if it is not installed, as in a bare checkout."""
+    """Returns a package's version, or `UNKNOWN` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -18,11 +18,13 @@ def installed_version(package: str) -> str:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Returns the versions of Python and of those packages that are installed.
+    """Returns the versions of Python and of the installed packages.
+
+    Packages that are not installed are left out.
 
     >>> list(installed_versions(["numpy", "no-such-package"]))
     ['python', 'numpy']
     """
     versions = {package: installed_version(package) for package in packages}
-    known = {package: found for package, found in versions.items() if found != UNKNOWN}
+    known = {package: number for package, number in versions.items() if number != UNKNOWN}
     return {"python": platform.python_version()} | known

@@ -1,4 +1,4 @@
-"""Atomic files: a file appears under its name only when it is complete."""
+"""Atomic writes: a file gets its name once it is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that replaces `path` when the block ends, and is deleted if the block raises.
+    """Opens a file that replaces `path` when the block ends.
+
+    If the block raises, the file is deleted and `path` stays as it was.
 
     The data goes to a temporary file in the same folder and is on disk before the name changes, so a kill or a power
     cut leaves either the old file or the new one.
@@ -31,6 +33,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Writes bytes, or a text in UTF-8, to a file in one step; see `whole_file`."""
+    """Writes bytes or UTF-8 text by `whole_file`."""
     with whole_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)

@@ -1,4 +1,4 @@
-"""Runs a program's steps on the CPU in fused loops, over any number of contiguous float32 tensors."""
+"""Programs as fused loops on the CPU."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nosbench_env.execution.llvm import Function, Loop, NativeLoops, Operation
-from nosbench_env.execution.stages import Stage, schedule
-from nosbench_env.execution.step_code import Node, StepCode, lower
-from nosbench_env.language.live_code import REDUCTIONS, TRANSCENDENTALS, Kind, apply, scalar
+from nosbench_env.execution.llvm import CompiledLoops, Loop, LoopFunction, Operation
+from nosbench_env.execution.stages import Stage, split_into_stages
+from nosbench_env.execution.step_code import StepCode, StepNode, step_codes
+from nosbench_env.language.functions import REDUCTIONS, TRANSCENDENTALS
+from nosbench_env.language.live_code import Kind, apply, scalar
 from nosbench_env.language.program import Program
 
 Memory = dict[int, Tensor]  # slot -> a 0-d tensor, or one of the parameter's shape
 
-# torch's kernels for these are vectorised; machine code would call the C library for each element.
+# torch vectorises these; machine code of ours would call the C library for each element.
 _BARRIERS = REDUCTIONS + TRANSCENDENTALS
-_CHUNK_ELEMENTS = 1 << 18  # of float32, a megabyte: some arrays of it fit the second-level cache
-_MAX_STEPPERS = 4  # are kept of a program; parameters that join later are at an earlier step
-_PARAM, _MINUS_LR = -1, -2  # stand for nodes where the loop's operands are listed; slots that are written are below
+_CHUNK_ELEMENTS = 1 << 18  # a megabyte of float32: a few arrays of this size fit the second-level cache
+_MAX_COMPILED_STEPS = 4  # kept per program: parameters that join later are at an earlier step
+_PARAM, _MINUS_LR = -1, -2  # operands of a loop that are no nodes; smaller numbers are slots, see `_written`
 
 
 class FusedCpuProgram:
-    """A program whose steps run as fused loops; computes what `ProgramOptimizer` computes, step for step.
+    """A program as fused loops over contiguous float32 tensors.
 
-    Elementwise arithmetic is one pass over memory; reductions and transcendental functions are torch's own operations,
-    called between two passes, tensor after tensor, so that what lies between stays in the processor's cache. Scalars
-    are computed with torch as well. So rounding is torch's, but for the last bit of a square root, which torch's vector
-    library does not round correctly (one value in five, on some processors) and this does; and the sign of a zero
-    after `minimum` and `maximum` may differ.
+    Each step has the results of `ProgramOptimizer`, up to rounding.
+
+    Elementwise arithmetic takes one pass over memory. Reductions and transcendental functions are torch's operations,
+    called between two passes, tensor after tensor, so that intermediate arrays stay in the processor's cache. Scalars
+    are also computed with torch. Rounding is therefore torch's, with two exceptions. The last bit of a square root may
+    differ: it is rounded correctly here, but on some processors torch's vector library misses one value in five. The
+    sign of a zero after `minimum` and `maximum` may differ too.
 
     Args:
         program: The program.
-        scaled_gradient: Whether `step` gets a factor for the gradients.
+        scaled_gradient: Makes `step` multiply the gradients by `grad_scale`.
     """
 
     def __init__(self, program: Program, *, scaled_gradient: bool = False) -> None:
-        self.lowered = lower(program, scaled_gradient=scaled_gradient)
-        self._steppers: dict[int, _Stepper] = {}  # by the number of the first step they are for
+        self.codes = step_codes(program, scaled_gradient=scaled_gradient)
+        self._compiled_steps: dict[int, _CompiledStep] = {}  # by the number of the first step they are for
 
     @torch.no_grad()
     def step(
@@ -57,26 +60,26 @@ class FusedCpuProgram:
         """Updates parameters and memories in place.
 
         Args:
-            params: Contiguous float32 tensors on the CPU, all stepped equally often before.
-            grads: The gradient of each, likewise; None if the program never reads it.
+            params: Contiguous float32 tensors on the CPU that have taken equally many steps.
+            grads: Their gradients, in the same format; None if the program never reads them.
             memories: The carried slots of each parameter; empty before its first step. Slots that the program does
-                not carry are left alone.
+                not carry are left unchanged.
             step: The number of the step, counted from 1.
             lr: Multiplier of the update.
             grad_scale: 0-d float32 factor for the gradients.
 
         Returns:
-            Whether all parameters are finite afterwards.
+            True if all parameters are finite afterwards.
 
         Raises:
-            ValueError: If a memory does not hold what the program carries into this step.
+            ValueError: If a memory lacks a slot that the program carries into this step.
         """
-        number = min(step, len(self.lowered.steps))
-        if number not in self._steppers:
-            if len(self._steppers) == _MAX_STEPPERS:  # the first steps' are not needed again
-                del self._steppers[min(self._steppers)]
-            self._steppers[number] = _Stepper(self.lowered.at(step))
-        return self._steppers[number].run(params, grads, memories, step, lr, grad_scale)
+        number = min(step, len(self.codes.steps))
+        if number not in self._compiled_steps:
+            if len(self._compiled_steps) == _MAX_COMPILED_STEPS:  # the code of early steps is no longer needed
+                del self._compiled_steps[min(self._compiled_steps)]
+            self._compiled_steps[number] = _CompiledStep(self.codes.at(step))
+        return self._compiled_steps[number].run(params, grads, memories, step, lr, grad_scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,9 @@ class _Pass:
 
     Attributes:
         stage: The stage.
-        arrays: What the loop's arrays are: nodes, `_PARAM`, or `_written(slot)`.
-        scalars: What its scalars are: nodes, or `_MINUS_LR`.
-        loop: The loop; None if there is nothing to store.
+        arrays: The loop's arrays: nodes, `_PARAM`, or `_written(slot)`.
+        scalars: The loop's scalars: nodes, or `_MINUS_LR`.
+        loop: The loop; None if it would store nothing.
     """
 
     stage: Stage
@@ -96,25 +99,26 @@ class _Pass:
     loop: Loop | None
 
 
-class _Stepper:
+class _CompiledStep:
     """One step's code, compiled."""
 
     def __init__(self, code: StepCode) -> None:
         self._code = code
-        stages = schedule(code, _BARRIERS)
-        self._passes = [_plan(code, stage, final=stage is stages[-1]) for stage in stages]
-        self._native = NativeLoops([plan.loop for plan in self._passes if plan.loop is not None])
-        functions = iter(self._native.functions)
-        self._functions = [None if plan.loop is None else next(functions) for plan in self._passes]
+        stages = split_into_stages(code, _BARRIERS)
+        self._passes = [_pass_of(code, stage, final=stage is stages[-1]) for stage in stages]
+        self._loops = CompiledLoops([loop_pass.loop for loop_pass in self._passes if loop_pass.loop is not None])
+        functions = iter(self._loops.functions)
+        self._functions = [None if loop_pass.loop is None else next(functions) for loop_pass in self._passes]
         self._hands_on_arrays = any(
             code.nodes[index].kind == Kind.ARRAY for stage in stages for index in (*stage.stored, *stage.barriers)
         )
         self._constants = {i: scalar(node.detail) for i, node in enumerate(code.nodes) if node.kind == Kind.CONST}
         self._step_nodes = [(i, node) for i, node in enumerate(code.nodes) if node.kind == Kind.STEP]
-        before = dict(code.signature)
-        self._scalar_slots = [slot for slot, kind in code.next_signature if kind < Kind.ARRAY]
-        self._arrays_before = [slot for slot, kind in code.signature if kind == Kind.ARRAY]
-        self._new_arrays = [slot for slot, kind in code.next_signature if before[slot] < Kind.ARRAY == kind]
+        self._scalar_slots = [slot for slot, kind in code.kinds_after.items() if kind < Kind.ARRAY]
+        self._arrays_before = [slot for slot, kind in code.kinds_before.items() if kind == Kind.ARRAY]
+        self._new_arrays = [
+            slot for slot, kind in code.kinds_after.items() if code.kinds_before[slot] < kind == Kind.ARRAY
+        ]
 
     def run(
         self,
@@ -135,9 +139,9 @@ class _Stepper:
         return not bad
 
     def _parts(self, params: Sequence[Tensor]) -> Iterator[slice]:
-        """Which tensors go through all passes together: all, or few if one pass hands arrays on to another.
+        """Splits the tensors into chunks; each goes through all passes before the next one.
 
-        What it hands on is then still in the processor's cache when it is read.
+        Chunks are small if a pass stores arrays for another one, which then finds them in the processor's cache.
         """
         start = size = 0
         for index, param in enumerate(params):
@@ -148,7 +152,7 @@ class _Stepper:
         yield slice(start, len(params))
 
     def _shared_values(self, memory: Memory, step: int, grad_scale: Tensor | None) -> dict[int, Tensor]:
-        """The scalars that are the same for all tensors."""
+        """Computes the scalars that all tensors share."""
         values = dict(self._constants)
         for index, node in self._step_nodes:
             match node.op:
@@ -167,15 +171,15 @@ class _Stepper:
         nodes = self._code.nodes
         self._find_sources(chunk)
         bad = 0
-        for plan, function in zip(self._passes, self._functions, strict=True):
-            for index in plan.stage.scalars:
+        for loop_pass, function in zip(self._passes, self._functions, strict=True):
+            for index in loop_pass.stage.scalars:
                 if nodes[index].kind == Kind.TENSOR:
                     chunk.apply(nodes[index], index)
             if function is not None:
-                for index in plan.stage.stored:
+                for index in loop_pass.stage.stored:
                     chunk.own[index] = [torch.empty_like(param, requires_grad=False) for param in chunk.params]
-                bad |= _call(function, plan, chunk, lr)
-            for index in plan.stage.barriers:
+                bad |= _call(function, loop_pass, chunk, lr)
+            for index in loop_pass.stage.barriers:
                 chunk.apply(nodes[index], index)
         for slot in self._scalar_slots:
             for memory, value in zip(chunk.memories, chunk.values(self._code.carried[slot]), strict=False):
@@ -183,18 +187,10 @@ class _Stepper:
         return bad
 
     def _find_sources(self, chunk: _Chunk) -> None:
-        """Finds what each tensor brings into the step; checks the sizes, which the loops trust."""
+        """Collects the sources of each tensor."""
         for slot in self._arrays_before:
             for param, memory in zip(chunk.params, chunk.memories, strict=True):
-                value = memory.get(slot)
-                if value is None or value.numel() != param.numel() or value.dtype != torch.float32:
-                    raise ValueError(
-                        f"slot {slot} of a memory holds "
-                        f"{'nothing' if value is None else f'{value.dtype} of shape {tuple(value.shape)}'}, "
-                        f"expected float32 of shape {tuple(param.shape)}"
-                    )
-                if not value.is_contiguous():
-                    memory[slot] = value.contiguous()
+                memory[slot] = carried_array(param, memory, slot)
         for index, node in enumerate(self._code.nodes):
             if node.kind <= Kind.STEP or node.inputs:
                 continue
@@ -216,10 +212,10 @@ class _Stepper:
 
 
 class _Chunk:
-    """Tensors that go through a step together, and the values computed for them so far, by node.
+    """Tensors stepped together, and the values computed so far.
 
     Attributes:
-        shared: Values that are the same for all tensors.
+        shared: Values that all tensors share.
         own: Values of each tensor.
     """
 
@@ -234,29 +230,29 @@ class _Chunk:
         self.own: dict[int, Sequence[Tensor]] = {}
 
     def values(self, index: int) -> Iterable[Tensor]:
-        """A value of each tensor; for ever, if it is shared."""
+        """Iterates over a value of each tensor; endless if shared."""
         return repeat(self.shared[index]) if index in self.shared else self.own[index]
 
-    def apply(self, node: Node, index: int) -> None:
+    def apply(self, node: StepNode, index: int) -> None:
         """Computes a value for each tensor."""
-        # At least one input is of the tensors' own, so zip ends.
+        # At least one input is not shared, so zip ends.
         inputs = zip(*(self.values(source) for source in node.inputs), strict=False)
         self.own[index] = [apply(node.op, *values) for values in inputs]
 
 
-def _call(function: Function, plan: _Pass, chunk: _Chunk, lr: float) -> int:
+def _call(function: LoopFunction, loop_pass: _Pass, chunk: _Chunk, lr: float) -> int:
     """Runs a loop over all tensors of a chunk."""
-    arrays = np.empty((len(chunk.params), len(plan.arrays)), dtype=np.int64)
-    for column, key in enumerate(plan.arrays):
+    arrays = np.empty((len(chunk.params), len(loop_pass.arrays)), dtype=np.int64)
+    for column, key in enumerate(loop_pass.arrays):
         if key == _PARAM:
             tensors: Iterable[Tensor] = chunk.params
         elif key < 0:
-            tensors = (memory[_slot(key)] for memory in chunk.memories)
+            tensors = (memory[_written(key)] for memory in chunk.memories)
         else:
             tensors = chunk.own[key]
         arrays[:, column] = [tensor.data_ptr() for tensor in tensors]
-    scalars = np.empty((len(chunk.params), len(plan.scalars)), dtype=np.float32)
-    for column, key in enumerate(plan.scalars):
+    scalars = np.empty((len(chunk.params), len(loop_pass.scalars)), dtype=np.float32)
+    for column, key in enumerate(loop_pass.scalars):
         if key == _MINUS_LR:
             scalars[:, column] = -lr
         elif key in chunk.shared:
@@ -267,17 +263,17 @@ def _call(function: Function, plan: _Pass, chunk: _Chunk, lr: float) -> int:
     return function(len(sizes), sizes.ctypes.data, arrays.ctypes.data, scalars.ctypes.data)
 
 
-def _plan(code: StepCode, stage: Stage, *, final: bool) -> _Pass:
+def _pass_of(code: StepCode, stage: Stage, *, final: bool) -> _Pass:
     """Numbers the operands of a stage's loop."""
     arrays: list[int] = []
     scalars: list[int] = []
     operations: list[Operation] = []
-    values: dict[int, str] = {}  # nodes computed in this loop
+    values: dict[int, str] = {}  # the nodes that this loop computes
 
-    def position(found: list[int], key: int) -> int:
-        if key not in found:
-            found.append(key)
-        return found.index(key)
+    def position(keys: list[int], key: int) -> int:
+        if key not in keys:
+            keys.append(key)
+        return keys.index(key)
 
     def operand(index: int) -> str | float:
         node = code.nodes[index]
@@ -304,10 +300,10 @@ def _plan(code: StepCode, stage: Stage, *, final: bool) -> _Pass:
     update = Operation("fma", (operand(code.update), f"s{position(scalars, _MINUS_LR)}", f"a{param}"))
     stored: list[tuple[str | float, int]] = []
     reads = {int(node.detail): index for index, node in enumerate(code.nodes) if node.op == "slot"}
-    for slot, kind in code.next_signature:
+    for slot, kind in code.kinds_after.items():
         if kind == Kind.ARRAY:
             value = operand(code.carried[slot])
-            in_place = dict(code.signature)[slot] == Kind.ARRAY and slot in reads
+            in_place = code.kinds_before[slot] == Kind.ARRAY and slot in reads
             stored.append((value, position(arrays, reads[slot] if in_place else _written(slot))))
     operations.append(update)
     stored.append((f"v{len(operations) - 1}", param))
@@ -316,15 +312,35 @@ def _plan(code: StepCode, stage: Stage, *, final: bool) -> _Pass:
 
 
 def _written(slot: int) -> int:
+    """Numbers a slot as an operand below `_MINUS_LR`; its own inverse."""
     return -3 - slot
 
 
-def _slot(key: int) -> int:
-    return -3 - key
+def carried_array(param: Tensor, memory: Memory, slot: int) -> Tensor:
+    """Returns a slot's array, checked and contiguous.
+
+    Loops and kernels rely on its size without a check of their own.
+
+    Raises:
+        ValueError: If the slot is empty or differs from the parameter in shape, precision or device.
+    """
+    value = memory.get(slot)
+    if (
+        value is None
+        or value.shape != param.shape
+        or value.dtype != param.dtype
+        or value.get_device() != param.get_device()  # a number: cheaper than torch.device
+    ):
+        content = "nothing" if value is None else f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        raise ValueError(
+            f"slot {slot} of a memory holds {content}, "
+            f"expected {param.dtype} of shape {tuple(param.shape)} on {param.device}"
+        )
+    return value.contiguous()
 
 
 def _scalar_slot(memory: Memory, slot: int) -> Tensor:
-    """What a slot holds that is a scalar; 0 before the first step."""
+    """Returns a slot's scalar; 0 before the first step."""
     value = memory.get(slot)
     if value is None:
         return scalar(0.0)

@@ -1,7 +1,9 @@
-"""Machine code for the fused loops: LLVM compiles each in some 20 ms, and its memory is freed with the object.
+"""Machine code for fused loops, by LLVM.
 
-The loops are written in vectors of 16 elements, so LLVM's optimisation passes, which take longer than all the rest and
-leak, are not needed. No flag allows reassociation or contraction: every operation rounds as torch's does.
+Compiling a loop takes about 20 ms.
+
+The loops are written in vectors of 16 elements. LLVM's optimisation passes, which leak and take longer than everything
+else, are therefore not needed. No flag allows reassociation or contraction, so every operation rounds as torch's does.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import llvmlite.binding as llvm
 
 LANES = 16
 
-# Nothing is compiled while this process forks: the child would inherit LLVM's lock, held by a thread it does not have.
-compiling = threading.RLock()
-os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
-Function = Callable[[int, int, int, int], int]
+# Held while compiling and while forking: a child must not inherit LLVM's lock from a thread that it does not have.
+compile_lock = threading.RLock()
+os.register_at_fork(
+    before=compile_lock.acquire, after_in_parent=compile_lock.release, after_in_child=compile_lock.release
+)
+LoopFunction = Callable[[int, int, int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An elementwise operation: `op` applied to operands, which are "a0" (array), "s0" (scalar), "v0" or a float."""
+    """An elementwise operation on "a0" (array), "s0" (scalar), "v0" (earlier result) or a float."""
 
     op: str
     operands: tuple[str | float, ...]
@@ -35,14 +39,16 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop over the elements of tensors; operation `i` gives the value "v{i}".
+    """A loop over the elements of tensors.
+
+    The result of operation `i` is "v{i}".
 
     Attributes:
-        num_arrays: How many arrays ("a0", "a1", ...) each tensor comes with.
-        num_scalars: How many scalars ("s0", ...).
-        operations: What is computed for each element, in order.
-        stores: Pairs of a value and the number of the array it is written to. All reads come before all writes.
-        checked: The number of the array whose stored values are checked to be finite, or None.
+        num_arrays: Number of arrays ("a0", "a1", ...) of each tensor.
+        num_scalars: Number of scalars ("s0", ...) of each tensor.
+        operations: The operations on each element, in order.
+        stores: Pairs of a value and the number of the array it is written to. All reads precede all writes.
+        checked: Number of the array whose stored values are tested for being finite, or None.
     """
 
     num_arrays: int
@@ -52,33 +58,34 @@ class Loop:
     checked: int | None = None
 
 
-class NativeLoops:
-    """Compiled loops. `functions[i](tensors, sizes, arrays, scalars)` runs loop `i` and returns 1 if a value is bad.
+class CompiledLoops:
+    """Compiled loops; their memory is freed with the object.
 
-    All but the number of tensors are addresses: of int64 sizes `(tensors,)`, of pointers `(tensors, num_arrays)` and of
-    float32 scalars `(tensors, num_scalars)`. A bad value is one of the checked array that is not finite.
+    `functions[i](tensors, sizes, arrays, scalars)` runs loop `i`. It returns 1 if a stored value of the checked array
+    is not finite, else 0. `tensors` is the number of tensors; the others are addresses of int64 sizes `(tensors,)`, of
+    pointers `(tensors, num_arrays)` and of float32 scalars `(tensors, num_scalars)`.
     """
 
     def __init__(self, loops: Sequence[Loop]) -> None:
-        source = "\n".join([_DECLARATIONS, *(_function(f"loop{i}", loop) for i, loop in enumerate(loops))])
+        source = "\n".join([_DECLARATIONS, *(_loop_function(f"loop{i}", loop) for i, loop in enumerate(loops))])
         signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 3)
-        with compiling:
-            self._engine = compiled(source)
-            self.functions: list[Function] = [
+        with compile_lock:
+            self._engine = compile_llvm(source)
+            self.functions: list[LoopFunction] = [
                 signature(self._engine.get_function_address(f"loop{i}")) for i in range(len(loops))
             ]
         weakref.finalize(self, _close, self._engine)
 
 
-def compiled(source: str) -> llvm.ExecutionEngine:
-    """The machine code of LLVM assembly text; to be called with `compiling` held."""
+def compile_llvm(source: str) -> llvm.ExecutionEngine:
+    """Compiles LLVM assembly; the caller must hold `compile_lock`."""
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), _target_machine())
     engine.finalize_object()
     return engine
 
 
 def _close(engine: llvm.ExecutionEngine) -> None:
-    with compiling:
+    with compile_lock:
         engine.close()
 
 
@@ -94,12 +101,12 @@ def _host_features() -> str:
     try:
         features: str = llvm.get_host_cpu_features().flatten()
         return features
-    except RuntimeError:  # unknown on some systems: then those that the processor's name implies
+    except RuntimeError:  # unknown on some systems; LLVM then assumes those that the processor's name implies
         return ""
 
 
 def _target_machine() -> llvm.TargetMachine:
-    """A new one each time: the engine takes it over."""
+    """Creates a target machine for one engine, its owner."""
     return _initialised_target().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=_host_features(),
@@ -118,11 +125,9 @@ _DECLARATIONS = (
     + f"\ndeclare i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)"
 )
 
-_ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
-
-class Body:
-    """The operations on one element, or on a vector of them."""
+class Assembly:
+    """LLVM assembly on one element, or on a vector."""
 
     def __init__(self, lanes: int, real: str = "float", prefix: str | None = None) -> None:
         self.lanes, self.lines, self.real = lanes, list[str](), real
@@ -132,34 +137,34 @@ class Body:
         self._prefix = prefix or ("x" if lanes == 1 else "y")
 
     def constant(self, value: float | int, type_: str | None = None) -> str:
-        """The text of a constant, the same in all elements."""
+        """Returns the text of a constant, equal in all elements."""
         type_ = type_ or self.real
         text = str(value) if type_ == "i32" else f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
         return text if self.lanes == 1 else f"<{', '.join([f'{type_} {text}'] * self.lanes)}>"
 
     def emit(self, expression: str) -> str:
-        """Adds a line that gives the expression a name; returns the name."""
+        """Adds a line that names the expression; returns the name."""
         name = f"%{self._prefix}{len(self.lines)}"
         self.lines.append(f"  {name} = {expression}")
         return name
 
     def select(self, condition: str, yes: str, no: str) -> str:
-        """`yes` where the condition holds, `no` elsewhere."""
+        """Selects `yes` where the condition holds, `no` elsewhere."""
         return self.emit(f"select {self.bool} {condition}, {self.float} {yes}, {self.float} {no}")
 
-    def compare(self, how: str, a: str, b: str) -> str:
-        """An LLVM comparison, such as "olt"."""
-        return self.emit(f"fcmp {how} {self.float} {a}, {b}")
+    def compare(self, predicate: str, a: str, b: str) -> str:
+        """Compares by an LLVM predicate, such as "olt"."""
+        return self.emit(f"fcmp {predicate} {self.float} {a}, {b}")
 
     def call(self, name: str, *inputs: str) -> str:
-        """A call of an LLVM intrinsic."""
+        """Calls an LLVM intrinsic."""
         arguments = ", ".join(f"{self.float} {value}" for value in inputs)
         return self.emit(f"call {self.float} @llvm.{name}.{self._suffix}({arguments})")
 
     def apply(self, op: str, inputs: Sequence[str]) -> str:
-        """An operation of the program language, or "fma"."""
-        if op in _ARITHMETIC:
-            return self.emit(f"{_ARITHMETIC[op]} {self.float} {inputs[0]}, {inputs[1]}")
+        """Applies an operation of the program language, or "fma"."""
+        if op in ("add", "sub", "mul", "div"):
+            return self.emit(f"f{op} {self.float} {inputs[0]}, {inputs[1]}")
         zero, one = self.constant(0.0), self.constant(1.0)
         match op, *inputs:
             case "square", x:
@@ -174,7 +179,7 @@ class Body:
                 positive = self.select(self.compare("ogt", x, zero), one, zero)
                 negative = self.select(self.compare("olt", x, zero), one, zero)
                 return self.emit(f"fsub {self.float} {positive}, {negative}")
-            case "minimum" | "maximum", a, b:  # a NaN on either side is the result
+            case "minimum" | "maximum", a, b:  # NaN if either is
                 first = self.compare("olt" if op == "minimum" else "ogt", a, b)
                 return self.select(self.compare("uno", a, a), a, self.select(first, a, b))
             case "heaviside", x, v:
@@ -184,15 +189,15 @@ class Body:
         raise ValueError(f"no machine code for {op!r}")
 
     def not_finite(self, value: str) -> str:
-        """1 where the value is NaN or infinite, as integers."""
+        """Returns 1 where a value is not finite, else 0."""
         exponent = self.constant(0x7F800000, "i32")
         bits = self.emit(f"and {self.int} {self.emit(f'bitcast {self.float} {value} to {self.int}')}, {exponent}")
         return self.emit(f"zext {self.bool} {self.emit(f'icmp eq {self.int} {bits}, {exponent}')} to {self.int}")
 
 
 def _elements(loop: Loop, lanes: int, bad: str) -> tuple[str, str]:
-    """The text of a loop's body for so many elements from `%i` on, and the name of what becomes of `bad`."""
-    body = Body(lanes)
+    """Returns a loop's body for `lanes` elements, and the new name of `bad`."""
+    body = Assembly(lanes)
     names: dict[str, str] = {f"s{i}": f"%s{i}" if lanes == 1 else f"%sv{i}" for i in range(loop.num_scalars)}
     used = {operand for operation in loop.operations for operand in operation.operands}
     used |= {value for value, _ in loop.stores}
@@ -213,8 +218,8 @@ def _elements(loop: Loop, lanes: int, bad: str) -> tuple[str, str]:
     return "\n".join(body.lines), bad
 
 
-def _function(name: str, loop: Loop) -> str:
-    """A loop over tensors, in it one over vectors of elements, then one over the elements that are left."""
+def _loop_function(name: str, loop: Loop) -> str:
+    """Returns a loop over tensors, each in whole vectors and then single elements."""
     vector = f"<{LANES} x float>"
     vector_int = f"<{LANES} x i32>"
     zeros = f"<{', '.join(['i32 0'] * LANES)}>"

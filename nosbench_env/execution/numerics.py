@@ -1,4 +1,4 @@
-"""Settings of torch under which results are reproducible: precision, threads, random state, device."""
+"""Reproducible settings of torch: precision, threads, random state, device."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def _renew_lock() -> None:
     _one_at_a_time = threading.RLock()
 
 
-# A forked child has none of its parent's threads, so none of them will ever release the lock there.
+# A forked child lacks its parent's threads, so a lock held by one of them would never be released.
 os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager
 def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
-    """Plain float32 on one thread, whatever the caller has set up; gives the caller's settings back.
+    """Computes in plain float32 on one thread within the context.
 
-    With `tf32`, matrix products on a GPU are of that precision instead.
+    With `tf32`, matrix products on a GPU have that precision instead. The caller's settings are restored at the end.
 
-    Losses depend on the number of threads, on autocast and on reduced-precision matrix products in ways that training
-    amplifies. Settings and random state belong to the process, so one training runs at a time: a second thread waits.
+    Losses depend on the number of threads, on autocast and on reduced-precision matrix products, and training amplifies
+    the differences. Settings and random state belong to the process, so one training runs at a time: a second thread
+    waits.
     """
     matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # missing stub
     with _one_at_a_time, ExitStack() as stack:
@@ -57,7 +58,7 @@ def exact_arithmetic(*, tf32: bool = False) -> Iterator[None]:
 
 @contextmanager
 def subnormals_kept() -> Iterator[None]:
-    """Lets the processor compute with numbers below 1e-38, though the caller may have set this thread to take 0."""
+    """Keeps numbers below 1e-38, even if the caller flushes them to 0."""
     flushed = bool(np.float32(1e-38) * np.float32(0.1) == 0)
     if flushed:
         torch.set_flush_denormal(False)
@@ -70,7 +71,7 @@ def subnormals_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's global CPU generator, from which layers draw their weights, and gives its state back."""
+    """Seeds torch's global CPU generator (of initial weights); restores it at the end."""
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)
@@ -80,10 +81,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """`device` checked, "auto" resolved: the first CUDA device if there is one, else the CPU.
+    """Returns a usable device.
+
+    "auto" becomes the first CUDA device if there is one, else the CPU.
 
     Raises:
-        ValueError: If torch does not know the device or can't use it here.
+        ValueError: If the device is unknown to torch or unusable here.
     """
     check_device_name(device)
     kind = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -99,6 +102,6 @@ def resolve_device(device: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """Returns the name of a device, such as "cpu (x86_64)" or a GPU's model."""
+    """Returns a device's name: "cpu (x86_64)" or a GPU's model."""
     kind = torch.device(device)
     return torch.cuda.get_device_name(kind) if kind.type == "cuda" else f"cpu ({platform.machine()})"

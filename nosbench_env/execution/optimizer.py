@@ -1,4 +1,4 @@
-"""`ProgramOptimizer`: what running a program means, in plain torch. Faster paths are tested against it."""
+"""`ProgramOptimizer`: the definition of running a program."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from nosbench_env.language.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, 
 
 
 class ProgramOptimizer(torch.optim.Optimizer):
-    """Trains parameters with a program (paper, Section 3.1), as any `torch.optim` optimizer would.
+    """A `torch.optim` optimizer that runs a program (paper, Section 3.1).
 
-    Each step runs the program once per parameter tensor that has a gradient and subtracts `lr` times the value of its
-    last instruction. Memory and step counter belong to the tensor. Scalars are computed in the parameter's precision,
-    in float32 for half-precision parameters.
+    Each step runs the program once for each parameter tensor that has a gradient. It subtracts `lr` times the value of
+    the last instruction. Each tensor has its own memory and step counter. Scalars are computed in the parameter's
+    precision, and in float32 for half-precision parameters.
 
     Args:
-        params: Parameters, or parameter groups, as `torch.optim.Optimizer` takes them; real floating point.
+        params: Parameters or parameter groups, as in `torch.optim.Optimizer`; real floating point.
         program: The program to run.
         lr: Multiplier of the update. The benchmark always uses 1; programs contain their own learning rate.
-        fused: Run the program compiled, in a few passes over memory: the same results, but for the last bit, several
-            times as fast as an operation an instruction. For contiguous float32 parameters on a CPU or a GPU, no two
-            of which share memory.
+        fused: Runs the program compiled, in a few passes over memory. Results agree except for the last bit; a step is
+            several times as fast as with one torch operation per instruction. Parameters must be contiguous float32
+            tensors on a CPU or a GPU, and no two may share memory.
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If `lr` is not a finite number >= 0, or a parameter is not real floating point, or is not what
-            `fused` takes.
+        ValueError: If `lr` is not a finite number >= 0, a parameter is not real floating point, or `fused` does not
+            support a parameter.
 
     >>> from nosbench_env import KNOWN_PROGRAMS
     >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -54,11 +54,11 @@ class ProgramOptimizer(torch.optim.Optimizer):
             raise TypeError(f"program must be a Program, got {type(program).__name__}")
         self.program = program
         self.fused = fused
-        self._compiled: dict[int, FusedCpuProgram | FusedGpuProgram] = {}  # by the number of the device, -1 for the CPU
+        self._fused_programs: dict[int, FusedCpuProgram | FusedGpuProgram] = {}  # by device number; -1: the CPU
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, with its own `lr` if it names one (see `torch.optim.Optimizer.add_param_group`)."""
+        """Adds a parameter group, which may have its own `lr`."""
         super().add_param_group(param_group)
         try:
             _check_group(self.param_groups[-1], fused=self.fused)
@@ -78,7 +78,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
             closure: Clears the gradients, computes the loss, calls `backward` and returns the loss.
 
         Returns:
-            What `closure` returned, or None without one.
+            The value of `closure`, or None without one.
         """
         loss = None
         if closure is not None:
@@ -94,11 +94,11 @@ class ProgramOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_fused(self, params: list[Tensor], lr: float) -> None:
-        """Runs the compiled program on all tensors at once that have been stepped equally often."""
+        """Runs the compiled program, at once on all tensors of a step count."""
         for param in params:
             _check_fused(param)
-            if param.get_device() not in self._compiled:
-                self._compiled[param.get_device()] = _compile(self.program, param.device)
+            if param.get_device() not in self._fused_programs:
+                self._fused_programs[param.get_device()] = _fused_program(self.program, param.device)
         alike: dict[tuple[int, int], tuple[list[Tensor], list[Tensor], list[dict[int, Tensor]]]] = {}
         for param in params:
             state, device = self._advance(param), param.get_device()  # a number: cheaper than torch.device here
@@ -107,16 +107,16 @@ class ProgramOptimizer(torch.optim.Optimizer):
             of_grads.append(_plain_gradient(param))
             of_memories.append(state["memory"])
             for slot, value in state["memory"].items():
-                # The model has moved since, or the state is that of a model elsewhere or of another precision.
+                # The model was moved, or the state was loaded from another device or precision.
                 if value.get_device() != device or value.dtype != torch.float32:
                     state["memory"][slot] = value.to(param)
         for (step, device), (of_params, of_grads, of_memories) in alike.items():
-            self._compiled[device].step(of_params, of_grads, of_memories, step, lr=lr)
-        # What autograd has saved of the parameters is no longer what they are; it can't see that by itself.
+            self._fused_programs[device].step(of_params, of_grads, of_memories, step, lr=lr)
+        # Autograd may have saved the old parameters and can't see the change by itself.
         torch.autograd.graph.increment_version([param for param in params if not param.is_inference()])
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
-        """The state of a tensor, its step counted one further."""
+        """Adds 1 to a tensor's step count; returns its state."""
         if param.grad is None or param.grad.is_sparse:
             raise RuntimeError("ProgramOptimizer does not support sparse gradients")
         state: dict[str, Any] = self.state[param]
@@ -127,10 +127,10 @@ class ProgramOptimizer(torch.optim.Optimizer):
         return state
 
     def _update(self, param: Tensor) -> Tensor:
-        """Runs the program once for one tensor: advances its step and memory, returns the update (0-d or its shape)."""
+        """Runs the program for one tensor; returns the update, 0-d or in its shape."""
         state = self._advance(param)
         assert param.grad is not None
-        # All functions return fresh storage, so a slot never aliases another slot, the parameter or its gradient.
+        # All functions return new storage, so a slot never aliases another slot, the parameter or its gradient.
         dtype = torch.promote_types(param.dtype, torch.float32)
         step = torch.tensor(float(state["step"]), dtype=dtype, device=param.device)
         constants, zero = _constants(dtype, param.device)
@@ -144,24 +144,26 @@ class ProgramOptimizer(torch.optim.Optimizer):
         return update
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch defines it (plain tensors and numbers), and the program's JSON form under "program"."""
+        """Returns torch's state (tensors, numbers) and the JSON form of "program"."""
         return super().state_dict() | {"program": self.program.to_json()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state; training then continues to the last bit. Tensors move to their parameter's device.
+        """Restores a state; training then continues to the last bit.
+
+        Tensors are moved to their parameter's device.
 
         Raises:
-            ValueError: If the state belongs to another program, or to other parameter groups.
+            ValueError: If the state belongs to another program or to other parameter groups.
         """
         if "program" not in state_dict:
-            raise ValueError("this state is not one of a ProgramOptimizer: it names no program")
+            raise ValueError("this state is not one of a ProgramOptimizer: it has no 'program'")
         if state_dict["program"] != self.program.to_json():
             raise ValueError(
                 f"this state belongs to another program:\n{Program.from_json(state_dict['program'])}\n"
                 f"and can't continue:\n{self.program}"
             )
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        # torch casts all state to the parameter's precision, which would round the float32 scalars of half precision.
+        # torch casts all state to the parameter's precision, which would round half precision's float32 scalars.
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
@@ -172,7 +174,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
                 }
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"program": self.program, "fused": self.fused, "_compiled": {}}
+        return super().__getstate__() | {"program": self.program, "fused": self.fused, "_fused_programs": {}}
 
     def __repr__(self) -> str:
         groups = super().__repr__().partition("(")[2]
@@ -181,18 +183,18 @@ class ProgramOptimizer(torch.optim.Optimizer):
 
 @cache
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[dict[int, Tensor], Tensor]:
-    """The constant slots and the zero that unset slots read as; no function writes to its inputs, so all share them."""
-    with torch.inference_mode(False):  # made in inference mode, they would be of no use outside of it
+    """Returns constant slots and the zero of unset ones, shared by tensors."""
+    with torch.inference_mode(False):  # tensors made in inference mode can't be used outside it
         constants = {slot: torch.tensor(value, dtype=dtype, device=device) for slot, value in CONSTANTS.items()}
         return constants, torch.tensor(0.0, dtype=dtype, device=device)
 
 
-def _compile(program: Program, device: torch.device) -> FusedCpuProgram | FusedGpuProgram:
+def _fused_program(program: Program, device: torch.device) -> FusedCpuProgram | FusedGpuProgram:
     if device.type == "cpu":
         return FusedCpuProgram(program)
     kernels = cuda_kernels(device)
     if kernels is None:
-        raise RuntimeError(f"fused=True needs kernels that can't be had on {device}; use fused=False")
+        raise RuntimeError(f"fused=True needs kernels, which can't be compiled on {device}; use fused=False")
     try:
         return FusedGpuProgram(program, kernels)
     except TooLarge as error:
@@ -200,12 +202,12 @@ def _compile(program: Program, device: torch.device) -> FusedCpuProgram | FusedG
 
 
 def _plain_gradient(param: Tensor) -> Tensor:
-    """The gradient as it lies in memory for the compiled loops, which read it as they read the parameter."""
+    """Returns the gradient in its parameter's memory layout."""
     grad = param.grad
     assert grad is not None
     if grad.shape != param.shape or grad.get_device() != param.get_device() or type(grad) is not Tensor:
         raise ValueError(
-            f"fused=True needs gradients like their parameters: got {type(grad).__name__} of shape {tuple(grad.shape)} "
+            f"fused=True needs a gradient like its parameter: got {type(grad).__name__} of shape {tuple(grad.shape)} "
             f"on {grad.device} for a parameter of shape {tuple(param.shape)} on {param.device}"
         )
     if grad.dtype == param.dtype and grad.is_contiguous() and not grad.is_neg():
@@ -214,17 +216,17 @@ def _plain_gradient(param: Tensor) -> Tensor:
 
 
 def _check_fused(param: Tensor) -> None:
-    """Refuses what does not lie in memory as the compiled loops take it to."""
+    """Raises a ValueError for parameters that `fused` does not support."""
     if type(param) not in (torch.nn.Parameter, Tensor) or param.layout != torch.strided:
         raise ValueError(
             f"fused=True takes plain parameters, got {type(param).__name__} with layout {param.layout}; "
-            "use fused=False for others"
+            "use fused=False for it"
         )
     contiguous = param.is_contiguous() and not param.is_neg()
     if not (param.is_cpu or param.is_cuda) or param.dtype != torch.float32 or not contiguous:
         raise ValueError(
             f"fused=True takes contiguous float32 parameters on a CPU or a GPU, got {param.dtype} on {param.device}"
-            f"{'' if contiguous else ', not contiguous'}; use fused=False for others"
+            f"{'' if contiguous else ', not contiguous'}; use fused=False for it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of the settings of a training: epochs, seed, device, arithmetic. Importing this module imports no torch."""
+"""Checks of a training's settings; imports no torch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ MAX_EPOCHS = 100_000
 
 
 def check_device_name(device: str) -> str:
-    """`device` if it is the name of one, whether or not this machine has it."""
+    """Returns `device` if it is a device's name, available or not; else raises a ValueError."""
     if not isinstance(device, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return device
 
 
 def check_arithmetic(arithmetic: str) -> str:
-    """`arithmetic` if it is the name of one."""
+    """Returns `arithmetic` if it is known; else raises a ValueError."""
     if arithmetic not in ("float32", "tf32"):
         raise ValueError(f"unknown arithmetic {arithmetic!r}; known are 'float32' and 'tf32'")
     return arithmetic
 
 
 def check_epochs(epochs: int | None) -> int | None:
-    """`epochs` if it is a positive integer, or None for a task's default."""
+    """Returns `epochs` if None or from 1 to `MAX_EPOCHS`; else raises a ValueError."""
     if epochs is not None and (isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1):
         raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
     if epochs is not None and operator.index(epochs) > MAX_EPOCHS:
@@ -32,7 +32,10 @@ def check_epochs(epochs: int | None) -> int | None:
 
 
 def check_seed(seed: int) -> int:
-    """`seed` if it is an integer from 0 to a million, beyond which seeds would share random streams."""
+    """Returns `seed` if from 0 to 1,000,000; else raises a ValueError.
+
+    Greater seeds would share random streams.
+    """
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= 1_000_000:
         raise ValueError(f"seed must be an integer from 0 to 1,000,000, got {seed!r}")
     return operator.index(seed)

@@ -1,28 +1,30 @@
-"""From a program to straight-line code over typed values: what a step computes, and nothing that it does not need."""
+"""Programs as straight-line code over typed values.
+
+Everything else that compiles programs starts from this code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
-from nosbench_env.language.live_code import REDUCTIONS, Kind, apply, carried_slots, live_code, scalar
+from nosbench_env.language.functions import REDUCTIONS
+from nosbench_env.language.live_code import Kind, apply, carried_slots, live_code, result_kind, scalar
 from nosbench_env.language.program import CONSTANTS, GRAD, PARAM, STEP, Program
-
-# What the values are made of: sources, FUNCTIONS, and `pow`, which `bias_correct` is taken apart into.
-SOURCES = ("param", "grad", "grad_scale", "step", "const", "slot", "numel")
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A value: a source, or an operation on other values (by their index).
+class StepNode:
+    """A value: a source, or an operation on others.
 
     Attributes:
-        op: One of `SOURCES`, a name of `FUNCTIONS` or "pow".
-        inputs: Indices of the values it is computed from, all smaller than its own.
-        kind: How much it varies.
+        op: A source ("param", "grad", "grad_scale", "step", "const", "slot" or "numel"), a name of `FUNCTIONS`, or
+            "pow", into which `bias_correct` is expanded.
+        inputs: Indices of the operands, all smaller than its own.
+        kind: The extent to which it varies.
         detail: The value of a "const", the number of a "slot".
     """
 
@@ -32,77 +34,72 @@ class Node:
     detail: float = 0.0
 
 
-Signature = tuple[tuple[int, Kind], ...]  # what each carried slot holds before a step; slots in ascending order
-
-
 @dataclass(frozen=True, slots=True)
 class StepCode:
-    """What one step computes for a tensor.
+    """The computation of one step for a tensor.
 
     Attributes:
-        nodes: The values in the order in which they can be computed.
-        update: What is subtracted from the parameter.
-        carried: The value that each carried slot holds afterwards.
-        signature: What the carried slots held before.
-        next_signature: What they hold afterwards.
+        nodes: The values, each after its operands.
+        update: The value to subtract from the parameter.
+        carried: The value that each carried slot holds after the step.
+        kinds_before: The kind of each carried slot before the step, slots in ascending order.
+        kinds_after: The same after the step.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[StepNode, ...]
     update: int
     carried: Mapping[int, int]
-    signature: Signature
-    next_signature: Signature
+    kinds_before: Mapping[int, Kind]
+    kinds_after: Mapping[int, Kind]
 
     @property
     def reads_gradient(self) -> bool:
-        """Whether any value is computed from the gradient."""
+        """True if any value depends on the gradient."""
         return any(node.op == "grad" for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
-class LoweredProgram:
-    """The code of all steps from an empty memory on.
+class StepCodes:
+    """The code of all steps of a program, from an empty memory on.
 
     Attributes:
-        steps: The code of the first, second, ... step. The last repeats for ever.
+        steps: The code of the first, second, ... step. The last one is used for all later steps.
     """
 
     steps: tuple[StepCode, ...]
 
     def at(self, step: int) -> StepCode:
-        """The code of a step, counted from 1."""
+        """Returns the code of a step, counted from 1."""
         return self.steps[min(step, len(self.steps)) - 1]
 
     @property
     def reads_gradient(self) -> bool:
-        """Whether the gradient can ever reach an update. 90 % of random programs never read it."""
+        """True if an update can depend on the gradient; false for 90 % of random programs."""
         return any(code.reads_gradient for code in self.steps)
 
 
 @lru_cache(maxsize=1024)
-def lower(program: Program, *, scaled_gradient: bool = False) -> LoweredProgram:
-    """The code of a program's steps, starting from an empty memory.
+def step_codes(program: Program, *, scaled_gradient: bool = False) -> StepCodes:
+    """Returns the code of a program's steps.
 
-    A slot starts as the scalar 0 and may come to hold an array; what a slot holds only ever grows in kind, so after a
-    few steps (mostly one) the code stays the same.
+    The first step starts from an empty memory. A slot is then the scalar 0 and may hold an array later. The kind of a
+    slot never decreases, so the code stays the same after a few steps (mostly one).
 
     Args:
         program: The program.
-        scaled_gradient: Whether the gradient is to be multiplied by the source "grad_scale" wherever it is read.
+        scaled_gradient: Multiplies the gradient by the source "grad_scale" wherever it is read.
     """
-    signature: Signature = tuple((slot, Kind.STEP) for slot in carried_slots(program))
+    kinds: Mapping[int, Kind] = dict.fromkeys(carried_slots(program), Kind.STEP)
     steps = []
     while True:
-        code = lower_step(program, signature, scaled_gradient=scaled_gradient)
-        steps.append(code)
-        if code.next_signature == signature:
-            return LoweredProgram(tuple(steps))
-        signature = code.next_signature
+        steps.append(_step_code(program, kinds, scaled_gradient=scaled_gradient))
+        if steps[-1].kinds_after == kinds:
+            return StepCodes(tuple(steps))
+        kinds = steps[-1].kinds_after
 
 
-@lru_cache(maxsize=4096)
-def lower_step(program: Program, signature: Signature, *, scaled_gradient: bool = False) -> StepCode:
-    """The code of a step before which the carried slots hold what `signature` says."""
+def _step_code(program: Program, kinds: Mapping[int, Kind], *, scaled_gradient: bool) -> StepCode:
+    """Returns a step's code, given its carried slots' kinds."""
     builder = _Builder()
     memory: dict[int, int] = {slot: builder.const(value) for slot, value in CONSTANTS.items()}
     memory[PARAM] = builder.add("param", (), Kind.ARRAY)
@@ -111,37 +108,36 @@ def lower_step(program: Program, signature: Signature, *, scaled_gradient: bool 
         memory[GRAD] = builder.apply("mul", memory[GRAD], builder.add("grad_scale", (), Kind.STEP))
     memory[STEP] = builder.add("step", (), Kind.STEP)
     zero = builder.const(0.0)
-    for slot, kind in signature:
+    for slot, kind in kinds.items():
         memory[slot] = builder.add("slot", (), kind, slot)
     update = zero
     for instruction in live_code(program)[0]:
         inputs = [memory.get(slot, zero) for slot in instruction.inputs]
         update = memory[instruction.output] = builder.apply(instruction.function, *inputs)
-    carried = {slot: memory[slot] for slot, _ in signature}
-    return builder.finish(update, carried, signature)
+    return builder.finish(update, {slot: memory[slot] for slot in kinds}, kinds)
 
 
 class _Builder:
-    """Collects values, each distinct one once."""
+    """Collects values; equal values are shared."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self._known: dict[Node | str, int] = {}
+        self.nodes: list[StepNode] = []
+        self._known: dict[StepNode | str, int] = {}
 
     def add(self, op: str, inputs: tuple[int, ...], kind: Kind, detail: float = 0.0) -> int:
-        node = Node(op, inputs, kind, detail)
-        # A NaN constant equals no other and 0.0 equals -0.0, so constants are told apart by their text.
-        identity = node if op != "const" else repr(detail)
-        if identity not in self._known:
-            self._known[identity] = len(self.nodes)
+        node = StepNode(op, inputs, kind, detail)
+        # NaN differs from itself and 0.0 equals -0.0, so constants are compared by their text.
+        key = node if op != "const" else repr(detail)
+        if key not in self._known:
+            self._known[key] = len(self.nodes)
             self.nodes.append(node)
-        return self._known[identity]
+        return self._known[key]
 
     def const(self, value: float) -> int:
         return self.add("const", (), Kind.CONST, scalar(value).item())
 
     def apply(self, function: str, *inputs: int) -> int:
-        """The value of a function, taken apart into simpler ones and folded where its inputs are constant."""
+        """Adds a function, expanded into simpler ones; evaluates it on constants."""
         match function:
             case "clip":
                 return self.apply("minimum", *inputs)
@@ -156,20 +152,18 @@ class _Builder:
                 if self.nodes[inputs[0]].kind < Kind.ARRAY:
                     return self.const(1.0)
                 return self.add("numel", (), Kind.TENSOR)
-        kind = max(self.nodes[index].kind for index in inputs)
-        if kind == Kind.CONST:
+        kinds = [self.nodes[index].kind for index in inputs]
+        if max(kinds) == Kind.CONST:
             return self.const(apply(function, *(scalar(self.nodes[index].detail) for index in inputs)).item())
-        if function in REDUCTIONS:
-            if kind == Kind.ARRAY:
-                return self.add(function, inputs, Kind.TENSOR)
-            if function == "mean":  # which makes -0 of 0-d values +0
+        if function in REDUCTIONS and max(kinds) < Kind.ARRAY:
+            if function == "mean":  # the mean of the scalar -0 is +0
                 return self.apply("add", inputs[0], self.const(0.0))
             if function == "std":
                 return self.const(torch.nan)
-        return self.add(function, inputs, kind)
+        return self.add(function, inputs, result_kind(function, kinds))
 
-    def finish(self, update: int, carried: Mapping[int, int], signature: Signature) -> StepCode:
-        """Leaves out what neither the update nor a carried slot needs."""
+    def finish(self, update: int, carried: Mapping[int, int], kinds: Mapping[int, Kind]) -> StepCode:
+        """Returns the code, without values that nothing needs."""
         needed = [False] * len(self.nodes)
         for index in (update, *carried.values()):
             needed[index] = True
@@ -179,9 +173,9 @@ class _Builder:
                     needed[source] = True
         new = {old: new for new, old in enumerate(index for index, kept in enumerate(needed) if kept)}
         nodes = tuple(
-            Node(node.op, tuple(new[source] for source in node.inputs), node.kind, node.detail)
+            replace(node, inputs=tuple(new[source] for source in node.inputs))
             for node, kept in zip(self.nodes, needed, strict=True)
             if kept
         )
-        after = tuple((slot, max(Kind.STEP, self.nodes[carried[slot]].kind)) for slot, _ in signature)
-        return StepCode(nodes, new[update], {slot: new[index] for slot, index in carried.items()}, signature, after)
+        after = {slot: max(Kind.STEP, self.nodes[index].kind) for slot, index in carried.items()}
+        return StepCode(nodes, new[update], {slot: new[index] for slot, index in carried.items()}, kinds, after)

@@ -1,22 +1,18 @@
-"""Terms as Python expressions."""
+"""Terms as Python expressions in infix notation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nosbench_env.language.pseudocode import Term
+from nosbench_env.language.pseudocode import INFIX, Binding, Term
 
-# How tightly an operation binds, in Python.
-_SUM, _PRODUCT, _SIGN, _POWER, _ATOM = 1, 2, 3, 4, 5
-_INFIX = {"add": ("+", _SUM), "sub": ("-", _SUM), "mul": ("*", _PRODUCT), "div": ("/", _PRODUCT)}
-
-# Writes what infix notation can't, given the term and its inputs, as they can stand among arguments and before a dot;
-# None leaves it to infix notation.
+# Writes a term as a call, or returns None to have it written with its operator. The lists are the texts of its inputs,
+# first as arguments, then as receivers of a method, which may need parentheses.
 Call = Callable[[Term, list[str], list[str]], str | None]
 
 
 def number(term: Term) -> str:
-    """A number as Python reads it."""
+    """Writes a number as a Python literal."""
     if term.text in ("nan", "inf", "-inf"):
         return f'float("{term.text}")'
     text = term.text.removesuffix(".0")
@@ -24,26 +20,27 @@ def number(term: Term) -> str:
 
 
 def infix(term: Term, call: Call) -> str:
-    """A term in infix notation, with parentheses where Python needs them."""
+    """Writes a term in infix notation as Python."""
     return _infix(term, call)[0]
 
 
-def _infix(term: Term, call: Call) -> tuple[str, int]:
+def _infix(term: Term, call: Call) -> tuple[str, Binding]:
     if term.op == "name":
-        return term.text, _ATOM
+        return term.text, Binding.ATOM
     if term.op == "number":
-        return number(term), _SIGN if term.text.startswith("-") and term.text != "-inf" else _ATOM
+        signed = term.text.startswith("-") and term.text != "-inf"
+        return number(term), Binding.SIGN if signed else Binding.ATOM
     inputs = [_infix(source, call) for source in term.inputs]
-    called = call(term, [text for text, _ in inputs], [_bound(*of_input, _ATOM) for of_input in inputs])
+    called = call(term, [text for text, _ in inputs], [_bound(*of_input, Binding.ATOM) for of_input in inputs])
     if called is not None:
-        return called, _ATOM
+        return called, Binding.ATOM
     if term.op == "pow":
-        base, exponent = (_bound(*of_input, _ATOM) for of_input in inputs)
-        return (f"{base} ** {exponent}" if "(" in base + exponent else f"{base}**{exponent}"), _POWER
-    sign, binding = _INFIX[term.op]
+        base, exponent = (_bound(*of_input, Binding.ATOM) for of_input in inputs)
+        return (f"{base} ** {exponent}" if "(" in base + exponent else f"{base}**{exponent}"), Binding.POWER
+    sign, binding = INFIX[term.op]
     left, right = inputs
     return f"{_bound(*left, binding)} {sign} {_bound(*right, binding + 1)}", binding
 
 
-def _bound(text: str, binding: int, least: int) -> str:
+def _bound(text: str, binding: Binding, least: int) -> str:
     return text if binding >= least else f"({text})"

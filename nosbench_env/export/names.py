@@ -1,4 +1,4 @@
-"""Names for what exported code remembers and computes: those of `torch.optim` where they are recognised."""
+"""Names of memories and values in exported code, as in `torch.optim` if known."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from nosbench_env.language.pseudocode import Term
 
-# What an average over steps is called, by what it is an average of.
+# Names of averages and sums over steps, by their summand.
 _AVERAGES = {"g": "exp_avg", "g**2": "exp_avg_sq", "abs(g)": "exp_avg_abs", "sign(g)": "exp_avg_sign"}
 _SUMS = {"g": "momentum_buffer", "g**2": "sum_sq"}
 
-# What other values are called, by the operation that makes them.
+# Names of other values, by their operation.
 _VALUES = {
     "pow": "power",
     "exp": "scale",
@@ -39,11 +39,13 @@ _VALUES = {
 
 
 def memory_name(name: str, lines: Mapping[str, Term]) -> str:
-    """What to call a memory, by how it is renewed; "memory" if that is nothing known.
+    """Chooses a memory's name by its new value.
+
+    The name of an unknown pattern is "memory".
 
     Args:
-        name: Its name as `notation.assignments` has it.
-        lines: What every name becomes in a step; "w" what is subtracted from the parameter.
+        name: The memory's name in `assignments`.
+        lines: The new value of every name in a step; for "w", the update.
     """
     term = lines[name]
     if term.op == "name":
@@ -67,17 +69,17 @@ def memory_name(name: str, lines: Mapping[str, Term]) -> str:
 
 
 def _averages_gradient(name: str, lines: Mapping[str, Term]) -> bool:
-    """Whether a memory is an average of the gradient itself."""
+    """Returns True for an average of the gradient itself."""
     term = lines[name]
     return term.op == "add" and {_described(_without_number(source)) for source in term.inputs} == {name, "g"}
 
 
 def value_name(term: Term, *, schedule: bool) -> str:
-    """What to call a value.
+    """Chooses the name of a value.
 
     Args:
         term: The value, with the names of exported code.
-        schedule: Whether it depends on the step number alone.
+        schedule: True if it depends on the step number alone.
     """
     match term:
         case Term("sub", (Term("number", _, "1.0"), Term("pow", (_, Term("name", _, "t"))))):
@@ -96,7 +98,7 @@ def value_name(term: Term, *, schedule: bool) -> str:
 
 
 def plural(name: str) -> str:
-    """The name of a list of such values, one for each tensor."""
+    """Returns the plural, the name of a list of values."""
     stem = name.rstrip("0123456789")
     number = name[len(stem) :]
     if stem.endswith("y"):
@@ -105,7 +107,7 @@ def plural(name: str) -> str:
 
 
 def _without_number(term: Term) -> Term:
-    """A term without the number that it is multiplied by."""
+    """Returns a term without its constant factor."""
     return term.inputs[1] if term.op == "mul" and term.inputs[0].op == "number" else term
 
 

@@ -1,49 +1,46 @@
-"""A program as a file of its own with an `optax.GradientTransformation`, for training that needs no more than optax."""
+"""Exports as an `optax.GradientTransformation`."""
 
 from __future__ import annotations
 
 import builtins
 import keyword
 import re
-from importlib.metadata import version
 
 from nosbench_env.export.infix import infix
-from nosbench_env.export.step import is_square, step_of, subterms
-from nosbench_env.export.torch_code import class_name, introduction, remembered, template, wrapped
+from nosbench_env.export.step import is_square, step_of
+from nosbench_env.export.torch_code import class_name, rendered, wrapped
 from nosbench_env.language.canonical import canonical_form
 from nosbench_env.language.live_code import Kind
 from nosbench_env.language.program import Program
-from nosbench_env.language.pseudocode import Term, pseudocode
+from nosbench_env.language.pseudocode import INFIX, Term
 
-_TEMPLATE = "optax.py.jinja"
 _MODULE_NAMES = frozenset(("jax", "jnp", "optax"))
-_FUNCTIONS = ("sqrt", "exp", "log", "abs", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "mean")
-_HELPERS = ("sign", "norm", "std", "size", "heaviside")  # which jax lacks, or computes otherwise for NaN
+_HELPERS = ("sign", "norm", "std", "size", "heaviside")  # functions of the file: jax lacks them or differs for NaN
 
 
 def to_optax(program: Program, name: str | None = None) -> str:
-    """A Python file with a function that makes an `optax.GradientTransformation`; it needs jax and optax alone.
+    """Writes a Python file with an `optax.GradientTransformation`.
 
-    It computes what `ProgramOptimizer` computes up to rounding: functions such as `exp` and powers differ in the last
-    bits, and where a program amplifies that, so does the result. The learning rate, a number or a schedule, multiplies
-    the update (1 by default).
+    The file needs jax and optax alone. Its results equal those of `ProgramOptimizer` up to rounding: functions such as
+    `exp` and powers differ in the last bits, which a program may amplify. The learning rate, a number or a schedule,
+    multiplies the update (1 by default).
 
     Args:
         program: The program.
-        name: The name of the state's class; the function has it in lower case. By default as in `to_torch`.
+        name: The name of the state's class, and in lower case of the function; the default is that of `to_torch`.
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If `name` can't name a class of that file.
+        ValueError: If `name` is no valid name for a class or function of that file.
     """
-    step = step_of(program)
+    form = canonical_form(program)
+    step = step_of(form)
     name = class_name(program, name)
     function = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(function) or function in _MODULE_NAMES or hasattr(builtins, function):
         raise ValueError(
             f"name {name!r} would make a function {function!r}, which means something else; choose another"
         )
-    terms = [term for line in (*step.schedule, *step.lines) for term in subterms(line.term)]
     arguments = [*(["param"] if "param" in step.reads else []), "grad", *step.memories]
     trees = {"param": "params", "grad": "updates"} | {memory: f"state.{memory}" for memory in step.memories}
     arrays = {memory: kind == Kind.ARRAY and not step.grows for memory, kind in step.memories.items()}
@@ -51,15 +48,12 @@ def to_optax(program: Program, name: str | None = None) -> str:
     (update,) = (line.term for line in step.lines if line.name == "param")
     results = [f"_like({'-' if step.added else ''}{infix(update, _call)}, grad)", *after]
     define = [f"{argument}: Array" for argument in arguments]
-    return template(_TEMPLATE).render(
-        name=name,
+    return rendered(
+        "optax.py.jinja",
+        name,
+        form,
+        step,
         function=function,
-        introduction=introduction(step),
-        remembered=remembered(step),
-        formulas=pseudocode(program).splitlines(),
-        digest=str(canonical_form(program)),
-        version=version("nosbench_env"),
-        step=step,
         needs_params="param" in step.reads,
         arrays=arrays,
         schedule=[f"{line.name} = {infix(line.term, _call)}" for line in step.schedule],
@@ -69,18 +63,14 @@ def to_optax(program: Program, name: str | None = None) -> str:
         trees=f"trees = ({', '.join(trees[a] for a in arguments)}{',' if len(arguments) == 1 else ''})",
         columns=len(results),
         state=", ".join([*(["step"] if step.counts_steps else []), *(["*columns[1:]"] if arrays else [])]),
-        functions={term.op for term in terms},
     )
 
 
 def _call(term: Term, arguments: list[str], receivers: list[str]) -> str | None:
-    """A term as a call of jax.numpy; None if it is one that has a sign in Python."""
-    if term.op in _HELPERS:
-        return f"_{term.op}({', '.join(arguments)})"
-    if term.op in (*_FUNCTIONS, "minimum", "maximum"):
-        return f"jnp.{term.op}({', '.join(arguments)})"
+    """Writes a term as a call of jax.numpy; None if it has an operator."""
     if is_square(term):
         return f"jnp.square({arguments[0]})"
-    if term.op == "pow" and term.inputs[0].op != "number":
-        return f"jnp.power({', '.join(arguments)})"
-    return None
+    if term.op in INFIX or (term.op == "pow" and term.inputs[0].op == "number"):
+        return None
+    function = f"_{term.op}" if term.op in _HELPERS else "jnp.power" if term.op == "pow" else f"jnp.{term.op}"
+    return f"{function}({', '.join(arguments)})"

@@ -1,111 +1,112 @@
-"""A step in the order and with the names in which exported code computes it."""
+"""The lines of exported code: their order and names."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from nosbench_env.export.names import memory_name, value_name
-from nosbench_env.language.live_code import REDUCTIONS, Kind
-from nosbench_env.language.program import Program
-from nosbench_env.language.pseudocode import Assignment, Term, assignments
+from nosbench_env.language.canonical import CanonicalForm
+from nosbench_env.language.functions import PER_TENSOR
+from nosbench_env.language.live_code import Kind, result_kind
+from nosbench_env.language.pseudocode import INFIX, Assignment, Term, assignments, is_memory, memory_names
 
-PER_TENSOR = (*REDUCTIONS, "size")  # functions that make one number of a tensor
-_MAX_INLINED = 14  # operations and values in a line, or so; what is longer stays in lines of its own
-_MAX_LENGTH = 90  # characters, or so; what is longer is broken into several lines
+_MAX_INLINED = 14  # operations and values in a line, roughly; longer values keep lines of their own
+_MAX_LENGTH = 90  # characters, roughly; longer lines are split
 
 _PARAM, _GRAD, _TIME = Term("name", text="param"), Term("name", text="grad"), Term("name", text="t")
 _FIXED = {"w": "param", "g": "grad", "t": "t"}
+_FIXED_KINDS = dict.fromkeys(("w", "param", "g", "grad"), Kind.ARRAY) | {"t": Kind.STEP}
 _TWO = Term("number", text="2.0")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a step: `name` becomes the value of `term`.
-
-    Attributes:
-        name: The name; "param" for the line that changes the parameter.
-        term: The value; on the line of "param", what is subtracted from it (added, if `Step.added`).
-        kind: How much the value varies.
-    """
-
-    name: str
-    term: Term
-    kind: Kind
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a program computes in a step, for one tensor.
+    """The lines of a program's step for one tensor.
 
-    Names are "param", "grad", "t" (the step, 1 at the first), those of `memories`, and those of lines before.
+    Names are "param", "grad", "t" (the step, 1 at the first), those of `memories`, and those of earlier lines.
 
     Attributes:
-        schedule: Lines that depend on the step number alone, to be computed once for all tensors.
-        lines: The others, in order.
-        memories: Names of what is remembered from step to step, 0 before the first, and how much each comes to vary:
-            `Kind.ARRAY`, or `Kind.TENSOR` for one number a tensor.
-        added: Whether the line of "param" is added to the parameter, not subtracted.
-        grows: Whether a function such as `std` can tell a memory that is still a number, as all are before the first
-            step, from one that has become an array.
+        schedule: Lines that depend on the step number alone, computed once for all tensors.
+        lines: The other lines, in order; that of "param" has the update as its term.
+        memories: The values that are kept from step to step, 0 before the first, and their kinds: `Kind.ARRAY`, or
+            `Kind.TENSOR` for one number per tensor.
+        kinds: The kinds of all names.
+        added: True if the update is added to the parameter, False if it is subtracted.
+        grows: True if the result depends on memories being numbers before the first step and arrays later, which
+            functions such as `std` see.
     """
 
-    schedule: tuple[Line, ...]
-    lines: tuple[Line, ...]
+    schedule: tuple[Assignment, ...]
+    lines: tuple[Assignment, ...]
     memories: Mapping[str, Kind]
+    kinds: Mapping[str, Kind]
     added: bool
     grows: bool
-    reads: frozenset[str] = field(default=frozenset())
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms of all lines."""
+        return tuple(term for line in (*self.schedule, *self.lines) for term in subterms(line.term))
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """All names that are read."""
+        return frozenset(term.text for term in self.terms if term.op == "name")
 
     @property
     def counts_steps(self) -> bool:
-        """Whether it needs the step number."""
+        """True if a line reads the step number."""
         return bool(self.schedule)
 
+    def kind(self, term: Term) -> Kind:
+        """Returns the kind of a term of the step."""
+        return kind_of(term, self.kinds)
 
-def step_of(program: Program) -> Step:
-    """What a program computes in a step, in lines and with names as a person would choose them.
 
-    Raises:
-        TypeError: If `program` is not a `Program`.
-    """
-    written = assignments(program) or [Assignment("w", Term("sub", (Term("name", text="w"), _number("0.0"))))]
+def step_of(form: CanonicalForm) -> Step:
+    """Writes a canonical form as lines with readable names."""
+    written = assignments(form) or [Assignment("w", Term("sub", (Term("name", text="w"), _number("0.0"))))]
     place = next(place for place, line in enumerate(written) if line.name == "w")
     update = written[place].term
     written[place] = Assignment("w", update.inputs[1])
-    remembered = list(dict.fromkeys(line.name for line in written if _remembers(line.name)))
-    # A memory is a number before the first step; what it comes to be is known when another step changes nothing.
-    before = dict.fromkeys(remembered, Kind.TENSOR)
-    at_first, kinds = _kinds(written, before)
-    at_last = at_first
-    while any(kinds[name] != before[name] for name in remembered):
-        before = {name: kinds[name] for name in remembered}
-        at_last, kinds = _kinds(written, before)
-    schedule, lines = _scheduled(written, kinds)
+    remembered = list(dict.fromkeys(line.name for line in written if is_memory(line.name)))
+    # A memory belongs to a tensor, even one that depends on the step number alone.
+    slots = dict(zip(memory_names(form), form.carried, strict=True))
+    memories = {name: max(Kind.TENSOR, form.kinds[-1][slots[name]]) for name in remembered}
+    schedule, lines = _scheduled(written, _kinds(written, memories))
     lines = _shortened(_with_update(_inlined(_split(lines))))
     names = _chosen_names(schedule, lines, remembered)
     schedule = [Assignment(names[line.name], _renamed(line.term, names)) for line in schedule]
     lines = [Assignment(names[line.name], _renamed(line.term, names)) for line in lines]
-    env = {names[name]: max(kinds[name], Kind.TENSOR) for name in remembered}
-    _, kinds = _kinds([*schedule, *lines], env)
+    memories = {names[name]: kind for name, kind in memories.items()}
+    first, last = form.kinds[0], form.kinds[-1]
     return Step(
-        schedule=tuple(Line(line.name, line.term, Kind.STEP) for line in schedule),
-        lines=tuple(Line(line.name, line.term, _kind(line.term, kinds)) for line in lines),
-        memories=env,
+        schedule=tuple(schedule),
+        lines=tuple(lines),
+        memories=memories,
+        kinds=_kinds([*schedule, *lines], memories),
         added=update.op == "add",
-        grows=at_first != at_last,
-        reads=frozenset(term.text for line in [*schedule, *lines] for term in subterms(line.term) if not term.inputs),
+        grows=any(op in PER_TENSOR and first[i[0]] < last[i[0]] == Kind.ARRAY for op, i, _ in form.nodes),
     )
 
 
+def kind_of(term: Term, kinds: Mapping[str, Kind]) -> Kind:
+    """Returns the kind of a term."""
+    if not term.inputs:
+        return Kind.CONST if term.op == "number" else kinds[term.text]
+    return result_kind(term.op, [kind_of(source, kinds) for source in term.inputs])
+
+
 def names_in(term: Term) -> Counter[str]:
-    """The names that a term reads, and how often."""
+    """Counts the names that a term reads."""
     return Counter(part.text for part in subterms(term) if part.op == "name")
 
 
 def is_square(term: Term) -> bool:
-    """Whether a term is x**2."""
+    """Returns True if a term is x**2."""
     return term.op == "pow" and term.inputs[1] == _TWO
 
 
@@ -113,44 +114,24 @@ def _number(text: str) -> Term:
     return Term("number", text=text)
 
 
-def _remembers(name: str) -> bool:
-    return name.startswith("m") and not name.endswith("_old")
-
-
 def subterms(term: Term) -> Iterator[Term]:
-    """A term and all that it is computed from."""
+    """Yields a term and all terms that it contains."""
     yield term
     for source in term.inputs:
         yield from subterms(source)
 
 
-def _kind(term: Term, kinds: Mapping[str, Kind]) -> Kind:
-    if term.op == "number":
-        return Kind.CONST
-    if term.op == "name":
-        return kinds[term.text]
-    kind = max(_kind(source, kinds) for source in term.inputs)
-    return min(kind, Kind.TENSOR) if term.op in PER_TENSOR else kind
-
-
-def _kinds(lines: Iterable[Assignment], memories: Mapping[str, Kind]) -> tuple[list[Kind], dict[str, Kind]]:
-    """The kinds of what functions like `std` are of, in order; and those of all names after the step."""
-    fixed = {"w": Kind.ARRAY, "g": Kind.ARRAY, "t": Kind.STEP}
-    kinds = {**fixed, **{_FIXED[name]: kind for name, kind in fixed.items()}, **memories}
-    reduced: list[Kind] = []
+def _kinds(lines: Iterable[Assignment], memories: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Returns the kinds of all names."""
+    kinds = {**_FIXED_KINDS, **memories}
     for line in lines:
-        kind = _kind(line.term, kinds)
-        reduced += [_kind(term.inputs[0], kinds) for term in subterms(line.term) if term.op in PER_TENSOR]
-        if line.name in memories:
-            kind = max(kind, Kind.TENSOR)
-        if line.name not in ("w", "param"):
-            kinds[line.name] = kind
-    return reduced, kinds
+        kinds.setdefault(line.name, kind_of(line.term, kinds))
+    return kinds
 
 
 def _split(lines: Sequence[Assignment]) -> list[Assignment]:
-    """The lines, with the divisor `sqrt(...) + number`, which many optimizers have, on one of its own."""
-    found: list[Assignment] = []
+    """Puts the common divisors `sqrt(...) + number` on lines of their own."""
+    split: list[Assignment] = []
     count = 0
 
     def without_divisors(term: Term) -> Term:
@@ -158,18 +139,18 @@ def _split(lines: Sequence[Assignment]) -> list[Assignment]:
         inputs = [without_divisors(source) for source in term.inputs]
         if term.op == "div" and inputs[1].op == "add" and inputs[1].inputs[0].op == "sqrt":
             count += 1
-            found.append(Assignment(f"x_denom{count}", inputs[1]))
+            split.append(Assignment(f"x_denom{count}", inputs[1]))
             inputs[1] = Term("name", text=f"x_denom{count}")
         return replace(term, inputs=tuple(inputs))
 
     for line in lines:
         term = without_divisors(line.term)
-        found.append(Assignment(line.name, term))
-    return found
+        split.append(Assignment(line.name, term))
+    return split
 
 
 def _inlined(lines: list[Assignment]) -> list[Assignment]:
-    """The lines, with what is read once put where it is read, as long as that stays short."""
+    """Moves values that are read once into the reading line, if it stays short."""
     place = 0
     while place < len(lines):
         name, term = lines[place].name, lines[place].term
@@ -193,13 +174,13 @@ def _inlined(lines: list[Assignment]) -> list[Assignment]:
 
 
 def _scheduled(lines: Sequence[Assignment], kinds: Mapping[str, Kind]) -> tuple[list[Assignment], list[Assignment]]:
-    """The lines in two parts: what depends on the step number alone, and the rest."""
+    """Separates values that depend on the step number alone."""
     schedule: list[Assignment] = []
     rest: list[Assignment] = []
     numbers: dict[Term, str] = {}
 
     def without_schedule(term: Term) -> Term:
-        if _kind(term, kinds) == Kind.STEP:
+        if kind_of(term, kinds) == Kind.STEP:
             if term not in numbers:
                 numbers[term] = f"s{len(numbers) + 1}"
                 schedule.append(Assignment(numbers[term], term))
@@ -207,7 +188,7 @@ def _scheduled(lines: Sequence[Assignment], kinds: Mapping[str, Kind]) -> tuple[
         return replace(term, inputs=tuple(without_schedule(source) for source in term.inputs))
 
     for line in lines:
-        if line.name != "w" and not _remembers(line.name) and kinds[line.name] == Kind.STEP:
+        if line.name != "w" and not is_memory(line.name) and kinds[line.name] == Kind.STEP:
             schedule.append(line)
         else:
             rest.append(Assignment(line.name, without_schedule(line.term)))
@@ -215,29 +196,29 @@ def _scheduled(lines: Sequence[Assignment], kinds: Mapping[str, Kind]) -> tuple[
 
 
 def _with_update(lines: Sequence[Assignment]) -> list[Assignment]:
-    """The lines, with the update on one of its own."""
-    found: list[Assignment] = []
+    """Puts the update on a line of its own."""
+    separated: list[Assignment] = []
     for line in lines:
         if line.name == "w" and line.term.inputs:
-            found.append(Assignment("x_update", line.term))
+            separated.append(Assignment("x_update", line.term))
             line = Assignment("w", Term("name", text="x_update"))
-        found.append(line)
-    return found
+        separated.append(line)
+    return separated
 
 
 def _shortened(lines: Sequence[Assignment]) -> list[Assignment]:
-    """The lines, with parts of long ones on lines of their own."""
-    found: list[Assignment] = []
+    """Splits long lines into several."""
+    short: list[Assignment] = []
     for line in lines:
         term = line.term
         while _length(term) > _MAX_LENGTH:
             parts = [part for part in subterms(term) if part.inputs and part is not term]
             part = min(parts, key=lambda part: abs(_length(part) - _MAX_LENGTH / 2))
-            name = f"x_part{len(found)}"
-            found.append(Assignment(name, part))
+            name = f"x_part{len(short)}"
+            short.append(Assignment(name, part))
             term = _without(term, part, Term("name", text=name))
-        found.append(Assignment(line.name, term))
-    return found
+        short.append(Assignment(line.name, term))
+    return short
 
 
 def _without(term: Term, part: Term, name: Term) -> Term:
@@ -247,10 +228,10 @@ def _without(term: Term, part: Term, name: Term) -> Term:
 
 
 def _length(term: Term) -> int:
-    """The characters that a term takes in code, or so."""
+    """Estimates the number of characters of a term in code."""
     if not term.inputs:
         return len(term.text) if term.op == "number" else 12
-    return sum(map(_length, term.inputs)) + (3 if term.op in ("add", "sub", "mul", "div") else 16)
+    return sum(map(_length, term.inputs)) + (3 if term.op in INFIX else 16)
 
 
 def _replaced(term: Term, values: Mapping[str, Term]) -> Term:
@@ -266,7 +247,7 @@ def _renamed(term: Term, names: Mapping[str, str]) -> Term:
 def _chosen_names(
     schedule: Sequence[Assignment], lines: Sequence[Assignment], remembered: Sequence[str]
 ) -> dict[str, str]:
-    """A readable name for every name; numbered where several would have the same."""
+    """Chooses readable names, numbered if several would be equal."""
     terms = {line.name: line.term for line in (*schedule, *lines)}
     names = {**_FIXED, **_numbered_apart({name: memory_name(name, terms) for name in remembered}, set(_FIXED.values()))}
     names |= {f"{name}_old": f"old_{names[name]}" for name in remembered}
@@ -283,7 +264,7 @@ def _chosen_names(
 
 
 def _numbered_apart(names: Mapping[str, str], taken: set[str]) -> dict[str, str]:
-    """The names, with numbers where two are the same or one is taken."""
+    """Appends numbers to names that are equal or taken."""
     counts = Counter(names.values())
     taken = {*taken, *names.values()}
     apart: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A program as a file of its own with a `torch.optim.Optimizer`, for training that needs no more than torch."""
+"""Exports as a `torch.optim.Optimizer`."""
 
 from __future__ import annotations
 
@@ -6,65 +6,60 @@ import builtins
 import keyword
 import textwrap
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined
 
 from nosbench_env.export.infix import infix, number
 from nosbench_env.export.names import plural, value_name
-from nosbench_env.export.step import Line, Step, is_square, names_in, step_of, subterms
-from nosbench_env.language.canonical import canonical_form
+from nosbench_env.export.step import Step, is_square, names_in, step_of, subterms
+from nosbench_env.language.canonical import CanonicalForm, canonical_form
+from nosbench_env.language.functions import COMMUTATIVE, OPERATIONS
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 from nosbench_env.language.live_code import Kind
 from nosbench_env.language.program import Program
-from nosbench_env.language.pseudocode import Term, pseudocode
+from nosbench_env.language.pseudocode import Assignment, Term, pseudocode_lines
+from nosbench_env.versions import installed_version
 
 DEFAULT_NAME = "FoundOptimizer"
 LINE_LENGTH = 120
 _MAX_NAME = 30
-_TEMPLATE = "torch.py.jinja"
 _MODULE_NAMES = frozenset(
     ("Any", "Callable", "Iterable", "Optimizer", "Parameter", "ParamsT", "Tensor", "overload", "torch")
 )
 
-_METHODS = ("sqrt", "exp", "log", "sign", "abs", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "mean")
 _CALLS = {"norm": "torch.linalg.vector_norm", "std": "_std", "size": "_size", "heaviside": "_heaviside"}
+_METHODS = [name for name, operation in OPERATIONS.items() if operation.arity == 1 and name not in _CALLS]
 _BOUNDS = {"minimum": "max", "maximum": "min"}
-
-_FOREACH_UNARY = {op: op.replace("arc", "a") for op in _METHODS if op != "mean"}
-_COMMUTATIVE = ("add", "mul", "minimum", "maximum")
+_FOREACH_UNARY = {name: OPERATIONS[name].c_name for name in _METHODS if name != "mean"}
 
 
 def to_torch(program: Program, name: str | None = None) -> str:
-    """A Python file with a `torch.optim.Optimizer` that does what the program does; it needs torch alone.
+    """Writes a Python file with a `torch.optim.Optimizer`.
 
-    It computes what `ProgramOptimizer` computes, to the last bit on a CPU with float32 parameters (but for the sign of
-    a zero), in fewer operations: what makes no difference is gone and constants are computed. Constants are written as
-    the shortest numbers that are the same in float32. The optimizer takes `lr`, which multiplies the update (1 by
-    default), and `foreach`, as those of `torch.optim` do; states can be saved and loaded.
+    The file needs torch alone. On a CPU with float32 parameters its results equal those of `ProgramOptimizer` to the
+    last bit, except for the sign of a zero. Unnecessary code is removed, and constants are folded and written in the
+    fewest digits that identify the float32 value. The optimizer takes `lr`, which multiplies the update (1 by default),
+    and `foreach`, as the optimizers of `torch.optim` do. Its state can be saved and loaded.
 
     Args:
         program: The program.
-        name: The name of the class; by default that of the known program, or "FoundOptimizer".
+        name: The name of the class; by default the known program's name, or "FoundOptimizer".
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If `name` can't name a class of that file.
+        ValueError: If `name` is no valid name for a class of that file.
     """
-    step = step_of(program)
+    form = canonical_form(program)
+    step = step_of(form)
     name = class_name(program, name)
     one_by_one = _OneByOne(step)
     lists, arguments = _arguments(step)
-    terms = [term for line in (*step.schedule, *step.lines) for term in subterms(line.term)]
-    return template(_TEMPLATE).render(
-        name=name,
-        introduction=introduction(step),
-        remembered=remembered(step),
-        formulas=pseudocode(program).splitlines(),
-        digest=str(canonical_form(program)),
-        version=version("nosbench_env"),
-        step=step,
+    return rendered(
+        "torch.py.jinja",
+        name,
+        form,
+        step,
         stateful=bool(step.memories or step.counts_steps),
         memories=[(memory, plural(memory), kind == Kind.ARRAY) for memory, kind in step.memories.items()],
         reads_gradient="grad" in step.reads,
@@ -75,33 +70,40 @@ def to_torch(program: Program, name: str | None = None) -> str:
         loop=one_by_one.header(),
         one_by_one=list(one_by_one.lines()),
         together=_Together(step).lines(),
-        functions={term.op for term in terms},
-        long_constants=any(len(term.text.strip("-0.").split("e")[0]) > 6 for term in terms if term.op == "number"),
+        long_constants=any(len(term.text.strip("-0.").split("e")[0]) > 6 for term in step.terms if term.op == "number"),
     )
 
 
-def introduction(step: Step) -> str:
-    """How the formulas are introduced."""
-    when = ", at the tensor's step t (1 at the first)" if step.counts_steps else ""
-    return f"What it does at each step to a parameter tensor w, whose gradient is g{when}:"
+def rendered(template: str, name: str, form: CanonicalForm, step: Step, **values: object) -> str:
+    """Fills a template of this folder."""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    source = files("nosbench_env.export").joinpath(template).read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        name=name,
+        remembered=_remembered(step),
+        formulas=pseudocode_lines(form),
+        digest=str(form),
+        version=installed_version("nosbench_env"),
+        step=step,
+        functions={term.op for term in step.terms},
+        **values,
+    )
 
 
-def remembered(step: Step) -> str:
-    """Which names of the formulas are remembered, and what they are called in the code."""
+def _remembered(step: Step) -> str:
+    """Returns the sentence about the memories."""
     if not step.memories:
         return ""
-    which = "m is" if len(step.memories) == 1 else "The m are"
+    subject = "m is" if len(step.memories) == 1 else "The m are"
     names = ", ".join(step.memories)
-    return textwrap.fill(
-        f"{which} remembered from step to step and 0 before the first; in the code: {names}.", LINE_LENGTH
-    )
+    return textwrap.fill(f"{subject} kept from step to step and 0 before the first; in the code: {names}.", LINE_LENGTH)
 
 
 def class_name(program: Program, name: str | None) -> str:
-    """The name for a program's class.
+    """Returns the name of a program's class.
 
     Raises:
-        ValueError: If `name` can't be one.
+        ValueError: If `name` is no valid class name.
     """
     if name is None:
         return next((known for known, other in KNOWN_PROGRAMS.items() if other == program), DEFAULT_NAME)
@@ -117,14 +119,8 @@ def class_name(program: Program, name: str | None) -> str:
     return name
 
 
-def template(name: str) -> Template:
-    """A template of this folder."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    return environment.from_string(files("nosbench_env.export").joinpath(name).read_text(encoding="utf-8"))
-
-
 def wrapped(start: str, items: Sequence[str], end: str, indent: int = 0) -> str:
-    """A call or definition, in as few lines of bearable length as a formatter would make of it."""
+    """Writes a call or definition, broken as a formatter would."""
     line = ", ".join(items)
     if indent + len(start) + len(line) + len(end) <= LINE_LENGTH:
         return f"{start}{line}{end}"
@@ -136,7 +132,7 @@ def wrapped(start: str, items: Sequence[str], end: str, indent: int = 0) -> str:
 
 
 def _arguments(step: Step) -> tuple[list[str], list[str]]:
-    """What both update functions are called with, but for `lr`, and their arguments with types."""
+    """Returns the update functions' arguments, for calls (without `lr`) and for definitions."""
     names = {"params": "list[Tensor]"}
     if "grad" in step.reads:
         names["grads"] = "list[Tensor]"
@@ -150,14 +146,14 @@ def _arguments(step: Step) -> tuple[list[str], list[str]]:
 
 
 class _OneByOne:
-    """Writes a step for one tensor after the other, as formulas."""
+    """A step as formulas for one tensor after the other."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.scalars = {line.name for line in step.schedule}
 
     def schedule(self) -> Iterator[str]:
-        """What depends on the step number alone: 0-d tensors, and floats for what other lines read."""
+        """Yields the schedule in 0-d tensors, with floats for values that other lines read."""
         read = {name for line in self.step.lines for name in names_in(line.term)}
         if self.step.schedule:
             yield "t = torch.tensor(float(step), dtype=torch.promote_types(params[0].dtype, torch.float32))"
@@ -166,7 +162,7 @@ class _OneByOne:
             yield f"{line.name} = float({text})" if line.name in read else f"{line.name} = {text}"
 
     def header(self) -> str:
-        """The head of the loop over the tensors."""
+        """Returns the head of the loop over the tensors."""
         step = self.step
         names = ["param", *(["grad"] if "grad" in step.reads else []), *([] if step.grows else step.memories)]
         names += ["state"] if step.grows else []
@@ -176,7 +172,7 @@ class _OneByOne:
         return wrapped(start, [*map(plural, names), "strict=True"], "):", indent=4)
 
     def lines(self) -> Iterator[str]:
-        """The statements in the loop."""
+        """Yields the statements in the loop."""
         step = self.step
         if step.grows:
             yield from (f'{memory} = state["{memory}"]' for memory in step.memories)
@@ -185,17 +181,17 @@ class _OneByOne:
         if step.grows:
             yield from (f'state["{memory}"] = {memory}' for memory in step.memories)
 
-    def _line(self, line: Line) -> str:
-        text = infix(line.term, self._call)
+    def _line(self, line: Assignment) -> str:
+        text, kind = infix(line.term, self._call), self.step.kind(line.term)
         if line.name == "param":
-            if line.kind < Kind.TENSOR:
+            if kind < Kind.TENSOR:
                 return f"param.{'add' if self.step.added else 'sub'}_(lr * {text})"
             return f"param.add_({text}, alpha={'' if self.step.added else '-'}lr)"
         if line.name not in self.step.memories:
             return f"{line.name} = {text}.clone()" if line.term.op == "name" else f"{line.name} = {text}"
         if not self.step.grows:
-            return f"{line.name}.{'copy' if line.kind >= Kind.TENSOR else 'fill'}_({text})"
-        if line.kind < Kind.TENSOR:
+            return f"{line.name}.{'copy' if kind >= Kind.TENSOR else 'fill'}_({text})"
+        if kind < Kind.TENSOR:
             return f"{line.name} = param.new_full((), {text})"
         return f"{line.name} = {text}.clone()" if line.term.op == "name" else f"{line.name} = {text}"
 
@@ -207,7 +203,7 @@ class _OneByOne:
 
 
 def call(term: Term, arguments: Sequence[str], receivers: Sequence[str], scalars: set[str]) -> str | None:
-    """A term as a call of torch, given its inputs; None if it is one that has a sign in Python."""
+    """Writes a term as a call of torch; None if it has an operator."""
     op = term.op
     are_scalars = [source.op == "number" or source.text in scalars for source in term.inputs]
     if op in _METHODS:
@@ -219,33 +215,31 @@ def call(term: Term, arguments: Sequence[str], receivers: Sequence[str], scalars
             scalar = are_scalars.index(True)
             return f"{receivers[1 - scalar]}.clamp({_BOUNDS[op]}={arguments[scalar]})"
         return f"torch.{op}({', '.join(arguments)})"
-    if op == "div" and are_scalars[0]:  # Python's / would multiply by the reciprocal, which rounds twice
+    if op == "div" and are_scalars[0]:  # Python's / multiplies by the reciprocal, which rounds twice
         return f"torch.div({', '.join(arguments)})"
     if is_square(term):
         return f"{receivers[0]}.square()"
-    if op == "pow" and are_scalars[1]:  # as a number, some exponents have rules of their own for inf
+    if op == "pow" and are_scalars[1]:  # torch has rules of its own, for inf, for some exponents given as numbers
         return f"torch.pow({arguments[0]}, torch.tensor({arguments[1]}))"
     return None
 
 
 class _Together:
-    """Writes a step for lists of tensors, with torch's `_foreach` functions, in place where that harms nothing."""
+    """A step with torch's `_foreach` functions, in place if possible."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.scalars = {line.name for line in step.schedule}
-        self.kinds = {"param": Kind.ARRAY, "grad": Kind.ARRAY, **step.memories}
         self.names = {"param", "grad", "t", "update", *step.memories, *(line.name for line in step.lines)}
         self._written: list[str] = []
 
     def lines(self) -> list[str]:
-        """The statements."""
+        """Returns the statements."""
         step = self.step
         if step.grows:
             self._written += [f'{plural(memory)} = [state["{memory}"] for state in states]' for memory in step.memories]
         for line in step.lines:
             self._line(line)
-            self.kinds.setdefault(line.name, line.kind)
         if step.grows:
             for memory in step.memories:
                 self._written += [
@@ -254,16 +248,16 @@ class _Together:
                 ]
         return self._written
 
-    def _line(self, line: Line) -> None:
-        step, target = self.step, plural(line.name)
+    def _line(self, line: Assignment) -> None:
+        step, target, kind = self.step, plural(line.name), self.step.kind(line.term)
         if line.name == "param":
             text = self._leaf(line.term)
-            if line.kind < Kind.TENSOR:
+            if kind < Kind.TENSOR:
                 self._write(f"torch._foreach_{'add' if step.added else 'sub'}_(params, lr * {text})")
             else:
                 self._write(f"torch._foreach_add_(params, {text}, alpha={'' if step.added else '-'}lr)")
         elif line.name not in step.memories or step.grows:
-            if line.kind < Kind.TENSOR:
+            if kind < Kind.TENSOR:
                 self._write(f"{target} = [param.new_full((), {self._leaf(line.term)}) for param in params]")
             elif line.term.op == "name":
                 self._write(f"{target} = [{line.term.text}.clone() for {line.term.text} in {plural(line.term.text)}]")
@@ -272,7 +266,7 @@ class _Together:
                 self._build(line.term, value)
                 if value != target:
                     self._write(f"{target} = list({value})")
-        elif line.kind < Kind.TENSOR:
+        elif kind < Kind.TENSOR:
             self._write(f"for {line.name} in {target}:")
             self._write(f"    {line.name}.fill_({self._leaf(line.term)})")
         elif line.term.op == "name":
@@ -285,26 +279,27 @@ class _Together:
             self._write(f"torch._foreach_copy_({target}, {value})")
 
     def _renews_in_place(self, term: Term, memory: str) -> bool:
-        """Whether a memory's new value can be computed where the old one is."""
+        """Returns True if a memory can be updated in place."""
+        step = self.step
         if names_in(term)[memory] != 1:
             return False
         while term.op != "name":
             spine = next(place for place, source in enumerate(term.inputs) if memory in names_in(source))
-            if not self._in_place(term, spine) or self._kind(term.inputs[spine]) != self._kind(term):
+            if not self._in_place(term, spine) or step.kind(term.inputs[spine]) != step.kind(term):
                 return False
             term = term.inputs[spine]
         return True
 
     def _in_place(self, term: Term, spine: int) -> bool:
-        """Whether there is a function that computes a term in the place of an input."""
+        """Returns True if a term can be computed in place."""
         if term.op in _FOREACH_UNARY:
             return True
-        if term.op in _COMMUTATIVE or is_square(term):
+        if term.op in COMMUTATIVE or is_square(term):
             return not (is_square(term) and term.inputs[0].op == "name")
         return term.op in ("sub", "div") and spine == 0
 
     def _build(self, term: Term, target: str, *, renewed: str = "") -> None:
-        """Writes what makes a list of a term's values; if `renewed` names a memory, in the place of its values."""
+        """Writes the statements that compute a term, in place of a `renewed` memory if named."""
         spine = self._spine(term, renewed)
         inner = term.inputs[spine] if spine is not None else None
         if inner is not None and inner.op != "name":
@@ -314,7 +309,9 @@ class _Together:
             for place, source in enumerate(term.inputs)
         ]
         if spine is not None and inner is not None and (inner.op != "name" or renewed):
-            in_place = self._in_place(term, spine) and self._kind(inner) == self._kind(term) and not self.step.grows
+            in_place = (
+                self._in_place(term, spine) and self.step.kind(inner) == self.step.kind(term) and not self.step.grows
+            )
             if renewed and inner.op == "name":
                 operands[spine] = target
             if in_place:
@@ -323,7 +320,7 @@ class _Together:
         self._write(f"{target} = {self._call(term, operands)}")
 
     def _spine(self, term: Term, renewed: str) -> int | None:
-        """The input that is computed in the same variable: the one with the memory, else the longest."""
+        """Returns the input that shares the term's variable: the memory's, or the longest."""
         if renewed:
             return next(place for place, source in enumerate(term.inputs) if renewed in names_in(source))
         compound = [place for place, source in enumerate(term.inputs) if source.inputs]
@@ -333,7 +330,7 @@ class _Together:
         return max(fitting or compound, key=lambda place: sum(1 for _ in subterms(term.inputs[place])))
 
     def _operand(self, term: Term) -> str:
-        """A term as an argument: itself, or a call, or a new variable."""
+        """Writes a term as an argument, possibly a new variable."""
         if not term.inputs:
             return self._leaf(term)
         if all(not source.inputs for source in term.inputs):
@@ -343,7 +340,7 @@ class _Together:
         return name
 
     def _call(self, term: Term, operands: list[str], in_place: int | None = None) -> str:
-        """The call that makes the values of a term; or that puts them in the place of those of an input."""
+        """Writes the call that computes a term, possibly in place."""
         op, end = term.op, "" if in_place is None else "_"
         are_scalars = [source.op == "number" or source.text in self.scalars for source in term.inputs]
         if op in _FOREACH_UNARY:
@@ -354,11 +351,11 @@ class _Together:
             if "(" in operands[0]:
                 return self._each(term, operands, are_scalars)
             return f"torch._foreach_mul{end}({operands[0]}, {operands[0]})"
-        if op in _COMMUTATIVE and (in_place == 1 or are_scalars[0]):
+        if op in COMMUTATIVE and (in_place == 1 or are_scalars[0]):
             operands, are_scalars = operands[::-1], are_scalars[::-1]
         if op in _BOUNDS and are_scalars[1]:
             return f"torch._foreach_clamp_{_BOUNDS[op]}{end}({', '.join(operands)})"
-        if op in (*_COMMUTATIVE, "sub", "div") and not are_scalars[0]:
+        if op in (*COMMUTATIVE, "sub", "div") and not are_scalars[0]:
             return f"torch._foreach_{op}{end}({', '.join(operands)})"
         if op == "sub":
             return f"torch._foreach_add(torch._foreach_neg({operands[1]}), {operands[0]})"
@@ -367,7 +364,7 @@ class _Together:
         return self._each(term, operands, are_scalars)
 
     def _each(self, term: Term, operands: list[str], are_scalars: list[bool]) -> str:
-        """For what `_foreach` has no function for."""
+        """Writes a term tensor by tensor, without `_foreach`."""
         unused = iter("xy")
         inputs = [
             source if is_scalar else Term("name", text=next(unused))
@@ -385,14 +382,6 @@ class _Together:
         if term.op == "number":
             return number(term)
         return term.text if term.text in self.scalars else plural(term.text)
-
-    def _kind(self, term: Term) -> Kind:
-        if term.op == "number" or term.text in self.scalars:
-            return Kind.STEP
-        if term.op == "name":
-            return self.kinds[term.text]
-        kind = max(self._kind(source) for source in term.inputs)
-        return min(kind, Kind.TENSOR) if term.op in ("norm", "mean", "std", "size") else kind
 
     def _unused(self, name: str) -> str:
         number, unused = 1, name

@@ -1,1 +1,1 @@
-"""Identity: the decision which programs are equivalent and share a result."""
+"""Identity: decides which programs are equivalent and share a result."""

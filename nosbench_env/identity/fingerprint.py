@@ -1,4 +1,4 @@
-"""Fingerprints: what a program does on a cheap probe, so that equivalent programs train once (paper, Appendix B)."""
+"""Fingerprints: digests of programs' behaviour on a cheap probe."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from nosbench_env.identity.probe import EARLY_BLOCKS, STRESS, WRECKED, Probe, mi
 from nosbench_env.identity.probe_code import ProbeCode
 from nosbench_env.identity.probe_machine import LANES, ProbeMachine
 from nosbench_env.language.canonical import CanonicalForm
-from nosbench_env.language.live_code import REDUCTIONS
+from nosbench_env.language.functions import REDUCTIONS
 from nosbench_env.language.status import Status
 
 FINGERPRINT_VERSION = 1  # changes whenever fingerprints change
 
 
-# Above this mean absolute update of a tensor in its first 20 steps a training blows up, or nearly. Its losses then show
-# a change in the last bit of an update within a few steps, so such programs are equal only if equal to the last bit.
-_VIOLENT = 0.0123  # not a number that updates like to be
-# The sums of other programs are rounded to 14 bits each. Programs whose updates differ by a factor of 1 + 1e-7, as with
-# 0.1 * 0.1 for 0.01, then differ in one of the sums in 8 % of cases; with 1 + 1e-5 nearly always.
+# A training (nearly) blows up if a tensor's mean absolute update in the first 20 steps exceeds this. Its losses show a
+# change in the last bit of an update within a few steps, so such programs must agree to the last bit.
+_VIOLENT = 0.0123  # an unlikely value of an update
+# Significant bits of the sums of other programs. If updates differ by a factor of 1 + 1e-7 (0.1 * 0.1 instead of 0.01),
+# one of the sums differs in 8 % of cases; if by 1 + 1e-5, nearly always.
 _BITS = 14
-_VANISHING = 1e-8  # sums of up to 640 updates below are 0: such updates leave no trace in a training
-_TOO_FEW = 6  # steps, in which a program that dies there has not shown what it would do where it lives
-_SENSITIVE = 1e-3  # where single and double precision are further apart, rounding decides what a program does
+_VANISHING = 1e-8  # smaller sums, of up to 640 updates, become 0: such updates leave no trace in a training
+_TOO_FEW = 6  # a program that dies within so many steps has not shown how it behaves on tasks where it survives
+_SENSITIVE = 1e-3  # if single and double precision differ by more, rounding decides how a program behaves
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a program did on a probe. Programs with equal fingerprints are taken to be equivalent.
+    """A digest of a program's behaviour on a probe.
+
+    Programs with equal fingerprints are taken to be equivalent. `str()` gives the stored form, exact to the last bit.
 
     Attributes:
-        identity: The way it was taken, with a version: fingerprints of different identities never compare equal.
-        status: "ok", or how its training diverges: programs that diverge in the same way share a fingerprint.
-        value: What tells it from others; None if it diverges. For "paper" the running average of the proxy's loss.
-
-    `str()` gives the stored form, exact to the last bit.
+        identity: The identity with its version. Fingerprints of different identities never compare equal.
+        status: "ok", or the way in which training diverges. Programs that diverge alike share a fingerprint.
+        value: A digest, or the running average of the proxy's loss for "paper"; None if the program diverges.
     """
 
     identity: str
@@ -55,7 +55,7 @@ class Fingerprint:
 
 @lru_cache(maxsize=16384)
 def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
-    """The fingerprint of programs of this canonical form."""
+    """Returns the fingerprint of the programs of a canonical form."""
     single, double, milder = _machines(probe)
     code = ProbeCode(form, single.num_steps)
     identity = f"fingerprint-{FINGERPRINT_VERSION}-{probe.name}"
@@ -84,14 +84,14 @@ def probed(form: CanonicalForm, probe: Probe) -> Fingerprint:
         value = _digest(_rounded(sums), died)
     else:
         died, rough, _ = run(single, single.num_steps, STRESS)
-        # How a reduction rounds depends on the real size of a tensor: other reductions make another program.
+        # The rounding of a reduction depends on the real size of a tensor, so other reductions give another digest.
         reductions = sorted({op for op, _, _ in form.nodes} & {*REDUCTIONS})
         value = f"single-{_digest(rough, died, *reductions)}"
     return Fingerprint(identity, "ok", value)
 
 
 def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sums to `_BITS` bits each."""
+    """Rounds sums to `_BITS` significant bits."""
     mantissa, exponent = np.frexp(sums)
     rounded: NDArray[np.float64] = np.ldexp(np.rint(np.ldexp(mantissa, _BITS)), exponent - _BITS)
     rounded[np.abs(sums) < _VANISHING] = 0.0
@@ -106,12 +106,12 @@ def _digest(sums: NDArray[np.float64], died: int, *words: str) -> str:
 
 @cache
 def _machines(probe: Probe) -> tuple[ProbeMachine, ProbeMachine, ProbeMachine]:
-    """Machines of single and of double precision, and one of single precision with mild inputs."""
+    """Returns machines of single and double precision, and of single with mild inputs."""
     inputs = probe_inputs(probe)
     return ProbeMachine(inputs, "float"), ProbeMachine(inputs, "double"), ProbeMachine(mild(probe, inputs), "float")
 
 
 @cache
 def _numel(probe: Probe) -> NDArray[np.float64]:
-    """The number of elements of each element's tensor."""
+    """Returns each element's number of elements in its tensor."""
     return np.repeat([float(tensor.numel) for tensor in probe.tensors], LANES)

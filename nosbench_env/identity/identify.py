@@ -1,4 +1,4 @@
-"""Identity: the ways to decide which programs are equivalent and share a result."""
+"""Identity values; programs with equal values share a result."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ IDENTITIES: tuple[Identity, ...] = get_args(Identity)
 
 
 def check_identity(identity: Identity) -> Identity:
-    """Returns `identity` if it is one of `IDENTITIES`; else raises a ValueError."""
+    """Returns `identity` if it is in `IDENTITIES`; else raises a ValueError."""
     if identity not in IDENTITIES:
         raise ValueError(f"unknown identity {identity!r}; known are {', '.join(IDENTITIES)}")
     return identity
 
 
 def identify(program: Program, identity: Identity, probe: Probe) -> tuple[str, Status]:
-    """Computes the identity value of a program, and the known end of its training.
+    """Computes a program's identity value and expected status.
 
     Args:
         program: The program.
         identity: "fingerprint", "canonical" or "paper"; see `Oracle`.
-        probe: The task's probe; only "fingerprint" runs on it.
+        probe: The task's probe; only "fingerprint" uses it.
 
     Returns:
-        The identity value: the identity with its version, a colon, and a text that equivalent programs share. And the
-        status: "ok", or the way in which the training diverges.
+        The identity value: the identity with its version, a colon, and a text that equivalent programs share. The
+        status is "ok", or the way in which the training diverges.
     """
-    # Imported here, since it loads torch: checking a name must not.
+    # Imported here because it loads torch, which `check_identity` must not.
     from nosbench_env.language.canonical import canonical_form
 
     if identity == "canonical":
@@ -46,25 +46,25 @@ def identify(program: Program, identity: Identity, probe: Probe) -> tuple[str, S
 def fingerprint(
     program: Program, identity: Literal["fingerprint", "paper"] = "fingerprint", probe: Probe | None = None
 ) -> Fingerprint:
-    """Runs a program on a probe and says what came out.
+    """Computes a program's fingerprint.
 
-    "fingerprint" runs the program's canonical form on parameters, gradients and steps like a task's, for 100 steps and
-    some at the limits, and digests its updates. It computes in double precision and rounds to 14 bits, so that programs
-    that differ in rounding alone are one. Those for which rounding decides what they do are equal only if equal to the
-    last bit in single precision: where the two precisions disagree, and where updates are so large that training blows
-    up. A program is diverged if in single precision a parameter is soon not finite, also with milder weights and
-    gradients: within the first epoch where it ignores the gradient, since then the probe does what training does, and
-    within the probe's `certain_steps` otherwise.
+    "fingerprint" runs the program's canonical form on a probe: 100 steps with weights and gradients like a task's, and
+    some steps with extreme ones. It digests the updates, computed in double precision and rounded to 14 bits, so
+    programs that differ only in rounding share a fingerprint. Two kinds of programs depend on rounding: those whose
+    updates differ between the precisions, and those whose updates are so large that training blows up. Their updates
+    are compared to the last bit in single precision. A program counts as diverged if a parameter soon stops being
+    finite in single precision, also with milder weights and gradients. "Soon" is within the first epoch if the program
+    ignores the gradient, since the probe then equals a training, and within the probe's `certain_steps` otherwise.
 
-    "paper" is the proxy of the paper's code (Appendix B, eq. 1): ten steps on a loss of ten parameters, with no
-    gradient clipping, in float32 on the CPU; the value is the running average of the loss, compared to the last bit.
-    A program is diverged if a loss before one of the ten updates is not finite. Other processors may round
-    differently, by about 1e-7, and then know equivalent programs under two fingerprints.
+    "paper" is the proxy of the paper's code (Appendix B, eq. 1): ten steps on a loss of ten parameters, without
+    gradient clipping, in float32 on the CPU. The value is the running average of the loss, compared to the last bit.
+    A program counts as diverged if a loss before one of the ten updates is not finite. Other processors may round
+    differently, by about 1e-7; equivalent programs then have two fingerprints.
 
     Args:
         program: The program.
         identity: "fingerprint" or "paper".
-        probe: What "fingerprint" runs on: a task's `probe`; the paper's task's if none is named.
+        probe: The probe for "fingerprint", such as `task.probe`; the default is that of the paper's task.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -84,9 +84,11 @@ def fingerprint(
 
 
 def identity_of(versioned: str) -> Identity:
-    """Returns the identity that a versioned name belongs to: "fingerprint" for "fingerprint-1-pfn-1".
+    """Returns the identity of a versioned name.
+
+    "fingerprint-1-pfn-1" has the identity "fingerprint".
 
     Raises:
-        ValueError: If it belongs to none.
+        ValueError: If there is no such identity.
     """
     return check_identity(versioned.partition("-")[0])  # type: ignore[arg-type]  # what it checks

@@ -1,4 +1,4 @@
-"""The proxy task of the paper's code, by which it tells programs apart (Appendix B)."""
+"""The paper's proxy, which identifies programs there (Appendix B)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,19 @@ from nosbench_env.language.live_code import live_code
 from nosbench_env.language.program import CONSTANTS, FIRST_WRITABLE_SLOT, GRAD, MAX_SLOTS, PARAM, STEP, Program
 from nosbench_env.language.status import loss_status
 
-# The probe of the paper's code. Appendix B gives its form; the numbers are the code's.
-_SEED, _DIMENSIONS, _SCALE = 42, 10, 0.1
-
-
+# Appendix B gives the form of the proxy; the numbers are those of the paper's code.
 PROXY_STEPS, PROXY_TARGET = 10, -0.5
-
-
-_STEPS, _TARGET = PROXY_STEPS, np.float32(PROXY_TARGET)
-
-
+_SEED, _DIMENSIONS, _SCALE = 42, 10, 0.1
 _DECAY, _WEIGHT = 0.9, 0.1  # of the running average, which starts at 0
-
-
-_ONE, _TWO = np.float32(1), np.float32(2)
+_TARGET, _ONE, _TWO = np.float32(PROXY_TARGET), np.float32(1), np.float32(2)
 
 
 @lru_cache(maxsize=4096)
 def paper_fingerprint(program: Program) -> Fingerprint:
-    """What `ProgramOptimizer` and autograd would do on the probe, to the last bit, without their overhead."""
+    """Computes the fingerprint, bit for bit as `ProgramOptimizer` and autograd would."""
     code = [(FUNCTIONS[i.function].torch_code, i.inputs, i.output) for i in live_code(program)[0]]
     average = 0.0
-    # numpy would warn where torch does not: the loss of a diverging program overflows.
+    # The loss of a diverging program overflows, of which numpy would warn.
     with exact_arithmetic(), torch.inference_mode(), np.errstate(all="ignore"):
         a, b, start, fixed_slots, steps = _proxy()
         x, gradient, slope = start.clone(), torch.empty_like(start), torch.empty(())
@@ -56,8 +47,8 @@ def paper_fingerprint(program: Program) -> Fingerprint:
             if step is steps[-1]:
                 break  # no loss follows that its update could change
 
-            # The gradient, in the order of operations of autograd, which decides how it rounds: numerator and
-            # denominator of the fraction each contribute to the derivative by z.
+            # The gradient, in autograd's order of operations, which decides the rounding. Numerator and denominator
+            # of the fraction each contribute to the derivative by z.
             denominator = square + _ONE
             slope.fill_(float(_ONE / denominator * (_TWO * z) - fraction / denominator * (_TWO * z)))
             direction = y / norm if z else torch.zeros_like(y)
@@ -73,16 +64,16 @@ def paper_fingerprint(program: Program) -> Fingerprint:
 
 @cache
 def _proxy() -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """The loss's constants, the parameter at the start, the memory before the first step, and the step numbers."""
+    """Returns the proxy's tensors, initial memory and step numbers."""
     a, b, start = proxy_tensors(_SEED)
     memory = [torch.tensor(0.0)] * MAX_SLOTS
     for slot, value in CONSTANTS.items():
         memory[slot] = torch.tensor(value)
-    return a, b, start, memory, [torch.tensor(float(step)) for step in range(1, _STEPS + 1)]
+    return a, b, start, memory, [torch.tensor(float(step)) for step in range(1, PROXY_STEPS + 1)]
 
 
 def proxy_tensors(seed: int = _SEED) -> tuple[Tensor, Tensor, Tensor]:
-    """What the paper's proxy draws: A `(10, 10)`, B `(10,)` and the parameter at the start, `(10,)`."""
+    """Draws A `(10, 10)`, B `(10,)` and the initial parameter `(10,)`."""
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(_DIMENSIONS, _DIMENSIONS, generator=generator) * _SCALE
     b = torch.randn(_DIMENSIONS, generator=generator) * _SCALE

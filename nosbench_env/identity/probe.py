@@ -1,4 +1,4 @@
-"""Probes: what the tensors of a task look like to an optimizer, in a few numbers."""
+"""Probes: a few numbers that describe a task's tensors."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from nosbench_env.identity.probe_machine import LANES, Inputs
 
 # The steps of a probe, in order.
-TRAINING = slice(0, 100)  # steps 1, 2, ..., with gradients as they occur
-STRESS = slice(100, 104)  # from weights and gradients of all magnitudes
-WRECKED = slice(104, 108)  # as in a training that has blown up: gradients that are large, nearly 0, NaN, and large
-LATE = slice(108, 110)  # steps of these numbers:
+TRAINING = slice(0, 100)  # steps 1, 2, ..., with typical gradients
+STRESS = slice(100, 104)  # weights and gradients of all magnitudes
+WRECKED = slice(104, 108)  # a training that has blown up: gradients are large, nearly 0, NaN, and large
+LATE = slice(108, 110)  # steps with these numbers:
 _LATE_TIMES = (1000, 2000)
 _STEPS = LATE.stop
 # The last step of each block; updates are summed within blocks.
 _BLOCK_ENDS = (1, 3, 6, 20, TRAINING.stop, STRESS.stop, WRECKED.stop, _STEPS)
-EARLY_BLOCKS = 4  # the steps in which it shows whether a training blows up
+EARLY_BLOCKS = 4  # the first 20 steps; a training that blows up does so within them
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeTensor:
-    """A parameter tensor of a task, for which eight of its elements stand.
+    """A parameter tensor of a task, represented by eight elements.
 
     Attributes:
-        numel: Its number of elements.
-        weights: The range of its elements before the first step; two equal numbers where all are the same.
-        gradient: The greatest magnitude of its clipped gradient's elements; most are up to 30 times smaller.
-        zero_gradients: The steps, counted from 1, at which its gradient is exactly 0.
-        zero_element: Whether the gradient of one element is 0 at all steps.
+        numel: Number of elements.
+        weights: The range of the elements before the first step; two equal numbers if all are equal.
+        gradient: The greatest magnitude of elements of the clipped gradient; most are up to 30 times smaller.
+        zero_gradients: The steps, counted from 1, at which the gradient is exactly 0.
+        zero_element: True if the gradient of one element is 0 at all steps.
     """
 
     numel: int
@@ -44,16 +44,16 @@ class ProbeTensor:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a task's tensors look like at the beginning of training.
+    """A task's tensors at the beginning of training.
 
     Attributes:
-        name: Names it, with a version, in fingerprints.
-        tensors: Some of the task's tensors, different in what matters.
-        steps_per_epoch: As the task's. A program whose parameters are not finite after fewer updates has no finite
-            loss at any length of training.
-        certain_steps: How far gradients are like the task's whatever the program does. A program that diverges within
-            so many steps, or within an epoch if it reads no gradient, is taken to diverge in training, if it also does
-            where gradients are smaller and of the other sign and weights smaller.
+        name: The name with a version, as it stands in fingerprints.
+        tensors: A representative choice of the task's tensors.
+        steps_per_epoch: The task's. A program whose parameters are not finite after fewer updates has no finite loss
+            at any length of training.
+        certain_steps: Number of steps in which gradients are like the task's for any program. A program counts as
+            diverged if it diverges within so many steps (within an epoch if it reads no gradient), and also with
+            smaller weights and with smaller gradients of the other sign.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Probe:
     certain_steps: int
 
     def certain_until(self, reads_gradient: bool) -> int:
-        """Within how many steps a program must have diverged to be taken to diverge in training."""
+        """Returns the last step at which divergence counts as certain."""
         return self.certain_steps if reads_gradient else self.steps_per_epoch - 1
 
 
-# Measured on the PFN: the zeros of its first step come from sublayers that start as 0; at step 7 no point is context.
+# Measured on the PFN. The zeros of step 1 come from sublayers that start as 0; at step 7 there is no context point.
 PFN_PROBE = Probe(
     name="pfn-1",
     tensors=(
@@ -82,7 +82,7 @@ PFN_PROBE = Probe(
 )
 
 
-# For tasks that have none of their own: all kinds of tensors, and no verdict.
+# For tasks without a probe of their own: all kinds of tensors, and no program counts as diverged.
 ANY_PROBE = Probe(
     name="any-1",
     tensors=(
@@ -93,27 +93,27 @@ ANY_PROBE = Probe(
         ProbeTensor(65_536, (-0.06, 0.06), 2**-11, zero_gradients=(1,)),
         ProbeTensor(4_096, (-2.0, 2.0), 0.5),
     ),
-    steps_per_epoch=1,  # so nothing is taken to diverge
+    steps_per_epoch=1,  # no program counts as diverged
     certain_steps=0,
 )
 
 
 @cache
 def probe_inputs(probe: Probe) -> Inputs:
-    """What the probe runs programs on. All numbers are exact: each is the same on every machine."""
+    """Returns a probe's inputs: exact numbers, equal on every processor."""
     times = np.array([*range(1, LATE.start + 1), *_LATE_TIMES], dtype=np.float64)
     tensors = len(probe.tensors)
     gradients = np.zeros((_STEPS, tensors, LANES))
     weights = np.zeros((1 + _STEPS - STRESS.start, tensors, LANES))
     for index, tensor in enumerate(probe.tensors):
 
-        def draw(what: str, rows: int = _STEPS, index: int = index) -> NDArray[np.float64]:
-            return _uniform(what, index, (rows, LANES))
+        def draw(name: str, rows: int = _STEPS, index: int = index) -> NDArray[np.float64]:
+            return _uniform(name, index, (rows, LANES))
 
         sign = np.where(draw("sign") < 0.5, -1.0, 1.0)
         value = sign * (0.5 + draw("magnitude") / 2) * 2.0 ** -np.floor(draw("scale") * 5)
         gradients[:, index] = value * tensor.gradient
-        # Of any size that clipping admits, down to ones that vanish.
+        # Of any size that clipping allows, down to negligible ones.
         stress = value * 2.0 ** -np.floor(draw("stress") * 24)
         gradients[STRESS.start :, index] = stress[STRESS.start :]
         large, vanished, undefined, after = range(WRECKED.start, WRECKED.stop)
@@ -150,18 +150,19 @@ def probe_inputs(probe: Probe) -> Inputs:
 
 
 def mild(probe: Probe, inputs: Inputs) -> Inputs:
-    """Inputs with gradients an eighth as large and of the other sign, and weights 7/8 as large, but for 0 and 1.
+    """Returns inputs with milder weights and gradients.
 
-    What diverges on these too does not depend on how large the probe's numbers happen to be.
+    Gradients are an eighth as large and of the other sign. Weights are 7/8 as large, except in tensors whose weights
+    are all equal. If a program diverges on both inputs, the cause is not the particular size of the probe's numbers.
     """
     drawn = np.repeat([low < high for low, high in (tensor.weights for tensor in probe.tensors)], LANES)
     weights = np.where(drawn, inputs.weights * 0.875, inputs.weights)
     return replace(inputs, gradients=inputs.gradients * -0.125, weights=_float32(weights))
 
 
-def _uniform(what: str, index: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Numbers from 0 to 1 that look random: multiples of 2**-24 made by integer arithmetic (splitmix64)."""
-    seed = sum(ord(letter) * 131**place for place, letter in enumerate(what)) + 1_000_003 * index
+def _uniform(name: str, index: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Draws from 0 to 1: multiples of 2**-24 by integer arithmetic (splitmix64)."""
+    seed = sum(ord(letter) * 131**place for place, letter in enumerate(name)) + 1_000_003 * index
     count = int(np.prod(shape))
     with np.errstate(over="ignore"):
         state = np.uint64(seed % 2**63) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -172,5 +173,5 @@ def _uniform(what: str, index: int, shape: tuple[int, ...]) -> NDArray[np.float6
 
 
 def _float32(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values that float32 holds exactly, so that both precisions start from the same."""
+    """Rounds to float32, so that both precisions start equal."""
     return np.ascontiguousarray(values.astype(np.float32).astype(np.float64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 from nosbench_env.identity.probe_machine import GRAD_ROW, OPCODES, PARAM_ROW, STEP_ROW
 from nosbench_env.language.canonical import CanonicalForm
-from nosbench_env.language.live_code import REDUCTIONS
+from nosbench_env.language.functions import PER_TENSOR
+from nosbench_env.language.live_code import Kind
 
 _NUMEL_ROW = STEP_ROW + 1
 _FIXED_ROWS = {"param": PARAM_ROW, "grad": GRAD_ROW, "step": STEP_ROW, "numel": _NUMEL_ROW}
-_REDUCTIONS = (*REDUCTIONS, "size")
 
 
 class ProbeCode:
-    """Code for the probe machine, with what its registers hold before the first step.
+    """Code for the probe machine, and its initial registers.
 
     Attributes:
         code: Instructions, `(n, 4)` int32.
-        starts: Where the code of each step starts, `(steps,)` int64.
-        ends: Where it ends.
-        num_rows: How many registers it takes.
-        constants: Register -> the constant that it holds.
+        starts: Start of each step's code, `(steps,)` int64.
+        ends: End of each step's code, likewise.
+        num_rows: Number of registers.
+        constants: Register -> its constant.
     """
 
     def __init__(self, form: CanonicalForm, steps: int) -> None:
@@ -33,10 +33,13 @@ class ProbeCode:
         self._slot_rows = list(range(_NUMEL_ROW + 1, _NUMEL_ROW + 1 + len(form.carried)))
         self.constants: dict[int, float] = {}
         self.num_rows = _NUMEL_ROW + 1 + len(form.carried)
-        self._uniform = self._uniform_nodes()
+        self._uniform = [kind <= Kind.STEP for kind in form.kinds[-1]]  # the same in all elements, at every step
         instructions: list[tuple[int, int, int, int]] = []
         bounds: list[tuple[int, int]] = []
-        for arrays in self._slots_that_hold_arrays():
+        # Only reductions depend on which values are arrays, which changes in the first steps.
+        reduces = any(op in PER_TENSOR for op, _, _ in form.nodes)
+        steps_kinds = form.kinds if reduces else form.kinds[-1:]
+        for arrays in dict.fromkeys(tuple(kind == Kind.ARRAY for kind in kinds) for kinds in steps_kinds):
             start = len(instructions)
             instructions += self._step(arrays)
             bounds.append((start, len(instructions)))
@@ -48,14 +51,14 @@ class ProbeCode:
             self.starts[step], self.ends[step] = start, end
 
     def without(self, *steps: slice) -> NDArray[np.int64]:
-        """`ends` with which the machine does nothing at these steps."""
+        """Returns `ends` with which the machine skips these steps."""
         ends = self.ends.copy()
         for left_out in steps:
             ends[left_out] = self.starts[left_out]
         return ends
 
     def registers(self, width: int, numel: NDArray[np.float64], dtype: type[np.floating[Any]]) -> NDArray[Any]:
-        """The registers before the first step: `(num_rows, width)`."""
+        """Returns the registers before the first step, `(num_rows, width)`."""
         rows: NDArray[Any] = np.zeros((self.num_rows, width), dtype=dtype)
         rows[_NUMEL_ROW] = numel
         for row, value in self.constants.items():
@@ -71,52 +74,8 @@ class ProbeCode:
         self.constants[row] = value
         return row
 
-    def _uniform_nodes(self) -> list[bool]:
-        """Which values are equal in all elements, at every step."""
+    def _step(self, arrays: Sequence[bool]) -> list[tuple[int, int, int, int]]:
         form = self._form
-        slots = [True] * len(form.carried)
-        while True:
-            uniform: list[bool] = []
-            for op, inputs, detail in form.nodes:
-                if op == "slot":
-                    uniform.append(slots[int(detail)])
-                elif inputs:
-                    uniform.append(all(uniform[i] for i in inputs))
-                else:
-                    uniform.append(op in ("step", "const"))
-            after = [before and uniform[value] for before, value in zip(slots, form.carried, strict=True)]
-            if after == slots:
-                return uniform
-            slots = after
-
-    def _slots_that_hold_arrays(self) -> Iterator[list[bool]]:
-        """For the first steps, until nothing changes any more: whether each slot holds an array before the step."""
-        form = self._form
-        before = [False] * len(form.carried)
-        depends = any(op in _REDUCTIONS for op, _, _ in form.nodes)
-        while True:
-            yield before
-            arrays = self._arrays(before)
-            after = [arrays[value] for value in form.carried]
-            if after == before or not depends:
-                return
-            before = after
-
-    def _arrays(self, slots: Sequence[bool]) -> list[bool]:
-        """Which values are arrays, if these slots are."""
-        arrays: list[bool] = []
-        for op, inputs, detail in self._form.nodes:
-            if op == "slot":
-                arrays.append(slots[int(detail)])
-            elif op in _REDUCTIONS:
-                arrays.append(False)
-            else:
-                arrays.append(op in ("param", "grad") or any(arrays[i] for i in inputs))
-        return arrays
-
-    def _step(self, slots: Sequence[bool]) -> list[tuple[int, int, int, int]]:
-        form = self._form
-        arrays = self._arrays(slots)
         rows: list[int] = []
         code: list[tuple[int, int, int, int]] = []
         for number, (op, inputs, detail) in enumerate(form.nodes):
@@ -126,7 +85,7 @@ class ProbeCode:
                 rows.append(self._slot_rows[int(detail)])
             elif op == "const":
                 rows.append(self._constant_row(float.fromhex(detail)))
-            elif op in _REDUCTIONS and (op == "size" or not arrays[inputs[0]]):
+            elif op in PER_TENSOR and (op == "size" or not arrays[inputs[0]]):
                 rows.append(self._reduced(op, rows[inputs[0]], arrays[inputs[0]], code))
             else:
                 if self._uniform[number] and f"{op}!" in OPCODES:
@@ -134,7 +93,7 @@ class ProbeCode:
                 row = self._new_row()
                 code.append((OPCODES[op], row, rows[inputs[0]], rows[inputs[-1]]))
                 rows.append(row)
-        # Slots may be handed the old values of each other, and one may be the update: those are put aside before any
+        # Slots may take the old values of each other, and one may be the update. Those values are copied before any
         # slot is written.
         copy, aside = OPCODES["copy"], dict[int, int]()
         for value in (*form.carried, form.update):
@@ -150,13 +109,13 @@ class ProbeCode:
         return code
 
     def _reduced(self, op: str, row: int, array: bool, code: list[tuple[int, int, int, int]]) -> int:
-        """Reductions of 0-d values, and sizes, which need no reduction."""
+        """Returns the row of a size or of a scalar's reduction."""
         if op == "size":
             return _NUMEL_ROW if array else self._constant_row(1.0)
         if op == "std":
             return self._constant_row(float("nan"))
         result = self._new_row()
-        if op == "mean":  # which makes -0 of 0-d values +0
+        if op == "mean":  # the mean of the scalar -0 is +0
             code.append((OPCODES["add"], result, row, self._constant_row(0.0)))
         else:
             code.append((OPCODES["abs"], result, row, row))

@@ -1,7 +1,7 @@
-"""A machine that runs any program for many steps on a few small tensors, with no compilation for each program.
+"""A machine that interprets programs on a few small tensors.
 
-Its native code, made once a process by LLVM, interprets a program's operations. A register holds a value for each
-element of all tensors, of which each has `LANES` elements: one processor register.
+LLVM compiles the interpreter once per process. A register of the machine holds one value for each element of all
+tensors. Each tensor has `LANES` elements, which fill one processor register.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
-from nosbench_env.execution.llvm import Body, compiled, compiling
-from nosbench_env.language.live_code import REDUCTIONS
+from nosbench_env.execution.llvm import Assembly, compile_llvm, compile_lock
+from nosbench_env.language.functions import OPERATIONS, REDUCTIONS, TRANSCENDENTALS, of_kind
 
 LANES = 8
 
@@ -28,41 +28,32 @@ _DTYPES: dict[Real, type[np.floating[Any]]] = {"float": np.float32, "double": np
 # The registers that the machine sets before each step.
 PARAM_ROW, GRAD_ROW, STEP_ROW = range(3)
 
-_ELEMENTWISE = ("add", "sub", "mul", "div", "minimum", "maximum", "heaviside", "abs", "sqrt", "sign")
-_UNARY = ("abs", "sqrt", "sign")
-_LIBRARY = {  # the C library's functions, in double precision
-    "exp": "exp",
-    "log": "log",
-    "sin": "sin",
-    "cos": "cos",
-    "tan": "tan",
-    "arcsin": "asin",
-    "arccos": "acos",
-    "arctan": "atan",
-    "pow": "pow",
-}
-# "sin!" and the like are for values that are equal in all elements.
+# "sin!" and the like take values that are equal in all elements.
 OPCODES = {
     name: number
     for number, name in enumerate(
-        (*_ELEMENTWISE, *_LIBRARY, *(f"{name}!" for name in _LIBRARY), *REDUCTIONS, "copy", "update")
+        (
+            *of_kind("elementwise", "transcendental", "reduction"),
+            *(f"{name}!" for name in TRANSCENDENTALS),
+            *("copy", "update"),
+        )
     )
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the machine runs every program on; all arrays are contiguous.
+    """The inputs of every program; all arrays are contiguous.
 
     Attributes:
         gradients: `(steps, tensors * LANES)` float64 with values of float32.
         times: The number of each step, `(steps,)` float64.
-        resets: For each step the row of `weights` that the parameters are set to before it, or -1; `(steps,)` int64.
+        resets: For each step, the row of `weights` that the parameters are set to before it, or -1; `(steps,)` int64.
         weights: `(rows, tensors * LANES)` float64 with values of float32.
         blocks: The row of the result that each step adds to, `(steps,)` int64.
-        coefficients: With which each element's update is multiplied, `(steps, tensors * LANES)` float64.
-        norm_factors: With which each tensor's norm is multiplied, `(tensors,)` float64.
-        std_factors: The same for standard deviations.
+        coefficients: The factor of each element's update, `(steps, tensors * LANES)` float64.
+        norm_factors: The factor of each tensor's norm, `(tensors,)` float64.
+        std_factors: The factor of each tensor's standard deviation, likewise.
     """
 
     gradients: NDArray[np.float64]
@@ -80,14 +71,14 @@ class ProbeMachine:
 
     Args:
         inputs: See `Inputs`.
-        real: The precision: "float" is that of training.
+        real: The precision; training uses "float".
     """
 
     def __init__(self, inputs: Inputs, real: Real) -> None:
         self.num_lanes = inputs.gradients.shape[1]
         self.num_steps, self.num_blocks = len(inputs.times), int(inputs.blocks.max()) + 1
         self.dtype = _DTYPES[real]
-        # The sums of each block's coefficients, which sums of updates are to be compared with.
+        # The sums of each block's coefficients, as a measure for sums of updates.
         self.total_coefficients = np.zeros((self.num_blocks, self.num_lanes // LANES))
         per_tensor = inputs.coefficients.reshape(self.num_steps, -1, LANES).sum(axis=2)
         np.add.at(self.total_coefficients, inputs.blocks, per_tensor)
@@ -111,15 +102,15 @@ class ProbeMachine:
 
         Args:
             code: Instructions `(n, 4)`: opcode, register of the result, registers of the inputs.
-            starts: Where the code of each step starts, `(num_steps,)`.
-            ends: Where it ends.
-            registers: `(rows, num_lanes)` in the machine's precision; changed.
-            steps: How many steps to run at most.
+            starts: Start of each step's code, `(num_steps,)`.
+            ends: End of each step's code, likewise.
+            registers: `(rows, num_lanes)` in the machine's precision; modified.
+            steps: The greatest number of steps.
 
         Returns:
-            After how many steps a parameter was not finite, with which the run ends, or 0; and of the steps before
-            that, for each block and tensor, the sums of coefficients times updates, and of coefficients times their
-            absolute values, `(2, num_blocks, tensors)`.
+            The number of the step after which a parameter was not finite, which ends the run, or 0. And for each block
+            and tensor, over the steps before that: the sums of coefficients times updates, and of coefficients times
+            absolute updates, `(2, num_blocks, tensors)`.
         """
         sums = np.zeros((2, self.num_blocks, self.num_lanes // LANES))
         died = self._function(
@@ -139,16 +130,16 @@ _ARGUMENTS = (
     "ptr %code, ptr %starts, ptr %ends, ptr %regs, i64 %steps, ptr %grads, ptr %times, ptr %weights, ptr %resets, "
     "ptr %blocks, ptr %coefficients, ptr %norm_factors, ptr %std_factors, ptr %sums, ptr %sizes"
 )
-_Native = Callable[..., int]
+_Run = Callable[..., int]
 
 
 @cache
-def _function(real: Real, tensors: int) -> _Native:
-    """The machine's native code for so many tensors."""
+def _function(real: Real, tensors: int) -> _Run:
+    """Compiles the machine for a number of tensors."""
     source = _Source(real, tensors).text()
     signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int64, *[ctypes.c_void_p] * 10)
-    with compiling:
-        engine = compiled(source)
+    with compile_lock:
+        engine = compile_llvm(source)
         function = signature(engine.get_function_address("run"))
     _engines.append(engine)  # lives as long as the process
     return function
@@ -158,11 +149,11 @@ _engines: list[llvm.ExecutionEngine] = []
 
 
 class _Source:
-    """Writes the machine's native code."""
+    """Writes the machine's LLVM assembly."""
 
     def __init__(self, real: Real, tensors: int) -> None:
         self.real, self.tensors, self.width = real, tensors, tensors * LANES
-        self.body = Body(LANES, real, prefix="p")
+        self.body = Assembly(LANES, real, prefix="p")
         self.vector, self.doubles = self.body.float, f"<{LANES} x double>"
         self.bits = "f32" if real == "float" else "f64"
 
@@ -183,8 +174,8 @@ class _Source:
             *([f"declare {self.doubles} @llvm.fabs.v{LANES}f64({self.doubles})"] * (self.real == "float")),
             f"declare i1 @llvm.vector.reduce.or.v{LANES}i1(<{LANES} x i1>)",
             *(
-                f"declare double @{name}({', '.join(['double'] * (2 if name == 'pow' else 1))})"
-                for name in _LIBRARY.values()
+                f"declare double @{OPERATIONS[name].c_name}({', '.join(['double'] * OPERATIONS[name].arity)})"
+                for name in TRANSCENDENTALS
             ),
         ]
 
@@ -263,7 +254,7 @@ class _Source:
             lines.append(f"op{number}:")
             if name == "update":
                 self._update()
-            elif name.removesuffix("!") in _LIBRARY:
+            elif name.removesuffix("!") in TRANSCENDENTALS:
                 self._call(name, number)
                 continue
             else:
@@ -278,7 +269,7 @@ class _Source:
             value = self._splat(self._reduction(name, x, tensor))
         elif name == "copy":
             value = x
-        elif name in _UNARY:
+        elif OPERATIONS[name].arity == 1:
             value = self.body.apply(name, [x])
         else:
             value = self.body.apply(name, [x, self._load(self._element("%pb", tensor))])
@@ -286,7 +277,7 @@ class _Source:
 
     def _reduction(self, name: str, x: str, tensor: int) -> str:
         emit, real = self.body.emit, self.real
-        one_lane = Body(1, real)
+        one_lane = Assembly(1, real)
         if name == "norm":
             total = self._sum(emit(f"fmul {self.vector} {x}, {x}"))
             return self._times_factor(emit(f"call {real} @llvm.sqrt.{self.bits}({real} {total})"), "norm", tensor)
@@ -304,17 +295,17 @@ class _Source:
         return self.body.emit(f"fmul {self.real} {value}, {factor}")
 
     def _call(self, name: str, number: int) -> None:
-        """A function of the C library for each element, or for one if all are equal."""
-        function, uniform = name.removesuffix("!"), name.endswith("!")
+        """Calls a C function, once if all elements are equal."""
+        function, uniform = OPERATIONS[name.removesuffix("!")], name.endswith("!")
         emit, lines, real = self.body.emit, self.body.lines, self.real
         lines += ["  store i64 0, ptr %lane", f"  br label %op{number}_lane", f"op{number}_lane:"]
         lane = emit("load i64, ptr %lane")
         inputs = []
-        for operand in ("%pa", "%pb")[: 2 if function == "pow" else 1]:
+        for operand in ("%pa", "%pb")[: function.arity]:
             value = emit(f"load {real}, ptr {emit(f'getelementptr {real}, ptr {operand}, i64 {lane}')}")
             inputs.append(value if real == "double" else emit(f"fpext float {value} to double"))
         arguments = ", ".join(f"double {value}" for value in inputs)
-        value = emit(f"call double @{_LIBRARY[function]}({arguments})")
+        value = emit(f"call double @{function.c_name}({arguments})")
         if real == "float":
             value = emit(f"fptrunc double {value} to float")
         if uniform:
@@ -329,7 +320,7 @@ class _Source:
         lines.append(f"  br i1 {done}, label %fetch, label %op{number}_lane")
 
     def _update(self) -> None:
-        """Subtracts the update from the parameters; ends the run if one is not finite then; adds to the sums."""
+        """Subtracts the update, ends the run if not finite, adds to the sums."""
         emit, lines = self.body.emit, self.body.lines
         zero, updates, bad = self.body.constant(0.0), [], None
         for tensor in range(self.tensors):
@@ -360,7 +351,7 @@ class _Source:
                 lines.append(f"  store double {emit(f'fadd double {total}, {before}')}, ptr {address}")
 
     def _sum(self, vector: str) -> str:
-        start = Body(1, self.real).constant(-0.0)
+        start = Assembly(1, self.real).constant(-0.0)
         function = f"@llvm.vector.reduce.fadd.v{LANES}{self.bits}"
         return self.body.emit(f"call {self.real} {function}({self.real} {start}, {self.vector} {vector})")
 

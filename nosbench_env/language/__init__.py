@@ -1,1 +1,1 @@
-"""The language: what programs are. Nothing here runs or trains one."""
+"""The language of programs. Nothing here runs or trains one."""

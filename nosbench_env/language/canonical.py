@@ -1,4 +1,4 @@
-"""Canonical forms: what a program computes, written in one way however the program writes it."""
+"""Canonical forms, equal for programs that certainly compute the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from nosbench_env.language.live_code import REDUCTIONS, apply, live_code, scalar
+from nosbench_env.language.functions import COMMUTATIVE, PER_TENSOR
+from nosbench_env.language.live_code import Kind, apply, live_code, result_kind, scalar
 from nosbench_env.language.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
 
 CANONICAL_VERSION = 1
@@ -21,14 +22,14 @@ Node = tuple[str, tuple[int, ...], str]  # operation, inputs, and the value of a
 
 # Constants are known by their hexadecimal text, which tells 0 from -0 and is equal for NaN.
 _ZERO, _MINUS_ZERO, _ONE, _TWO, _NAN = (value.hex() for value in (0.0, -0.0, 1.0, 2.0, math.nan))
-_COMMUTATIVE = frozenset(("add", "mul", "minimum", "maximum"))
-_REDUCTIONS = frozenset((*REDUCTIONS, "size"))
 _NOT_NEGATIVE = frozenset(("abs", "exp", "norm", "std", "numel"))  # results that are +0, positive or NaN
 
-# Whether a value is 0-d, always or never. A slot starts as a 0-d zero and may come to hold an array.
+# The shapes of a value: always 0-d; 0-d at first, then an array (as in a slot, which starts as 0); always an array.
 _SCALAR, _MIXED, _ARRAY = 0, 1, 2
 
-# What every graph starts with: the values of the slots that are set before a step.
+_SOURCE_KINDS = {"param": Kind.ARRAY, "grad": Kind.ARRAY, "numel": Kind.TENSOR, "step": Kind.STEP, "const": Kind.CONST}
+
+# The first nodes of every graph: the values of the slots that are set before a step.
 _FIXED_NODES: dict[int, Node] = {
     PARAM: ("param", (), ""),
     GRAD: ("grad", (), ""),
@@ -42,17 +43,16 @@ _FIXED_MEMORY = {slot: number for number, slot in enumerate(_FIXED_NODES)}
 
 @dataclass(frozen=True)
 class CanonicalForm:
-    """What a program computes in a step: a graph of values, without names, order and detours of writing.
+    """The computation of a step as a graph of values.
 
     Programs with equal `text` are the same optimizer: they give equal updates, up to the payload of a NaN and the sign
-    of a zero that came out of `minimum`, `maximum` or `clip`. The converse does not hold: a program can be written in
-    ways that the rules do not see through.
+    of a zero that came out of `minimum`, `maximum` or `clip`. The converse does not hold: the rules do not recognise
+    every rewriting.
 
     Attributes:
-        nodes: The values, each after those it is computed from, as (operation, numbers of its inputs, detail). Sources
-            are "param", "grad", "step", "numel", "const" (detail: its value as a hexadecimal float) and "slot", what a
-            carried slot held before the step (detail: its number). Operations are those of `FUNCTIONS` but for `clip`,
-            `square`, `interpolate` and `bias_correct`, which are written with others, and "pow".
+        nodes: The values in the order of computation, as (operation, numbers of its inputs, detail). Sources are
+            "param", "grad", "step", "numel", "const" (detail: its value as a hexadecimal float) and "slot" (the value
+            of a carried slot before the step; detail: its number). Operations are `OPERATIONS` without "square".
         update: The number of the value that is subtracted from the parameter.
         carried: The number of the value that each carried slot holds after the step. All start as the 0-d 0.
     """
@@ -63,7 +63,7 @@ class CanonicalForm:
 
     @cached_property
     def text(self) -> str:
-        """The form as text, one `name = value` for each node, carried slot and the update."""
+        """The form as text: a line for each operation, each carried slot, and the update."""
         names: list[str] = []
         lines: list[str] = []
         for op, inputs, detail in self.nodes:
@@ -77,15 +77,16 @@ class CanonicalForm:
 
     @cached_property
     def digest(self) -> str:
-        """128 bits of a hash of `text`, in hexadecimal."""
+        """A 128-bit hash of `text`, in hexadecimal."""
         return blake2b(self.text.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def behaviour(self) -> Behaviour:
-        """What kind of optimizer it is.
+        """The inputs that the update depends on.
 
-        "no-op": the update is always 0; "constant": the same number at every step; "schedule": computed from the step
-        number and constants; "gradient-free": from the parameter too, but not from the gradient; "gradient-based".
+        "no-op": the update is always 0. "constant": it is the same number at every step. "schedule": it depends on the
+        step number alone. "gradient-free": it depends on the parameter, not on the gradient. "gradient-based": it
+        depends on the gradient.
         """
         sources = {op for op, inputs, _ in self.nodes if not inputs}
         if "grad" in sources:
@@ -97,20 +98,43 @@ class CanonicalForm:
             return "schedule"
         return "no-op" if value in (_ZERO, _MINUS_ZERO) else "constant"
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[Kind, ...], ...]:
+        """The kinds of the values at each step.
+
+        The first entry is for the first step. The last entry is for all later steps.
+
+        A carried slot starts as the scalar 0 and may hold an array later; its kind never decreases.
+        """
+        slots, steps = [Kind.STEP] * len(self.carried), []
+        while True:
+            kinds: list[Kind] = []
+            for op, inputs, detail in self.nodes:
+                if inputs:
+                    kinds.append(result_kind(op, [kinds[number] for number in inputs]))
+                else:
+                    kinds.append(slots[int(detail)] if op == "slot" else _SOURCE_KINDS[op])
+            steps.append(tuple(kinds))
+            after = [max(Kind.STEP, kinds[number]) for number in self.carried]
+            if after == slots:
+                return tuple(steps)
+            slots = after
+
     def __str__(self) -> str:
         return f"canonical-{CANONICAL_VERSION}:{self.digest}"
 
 
 def canonical_form(program: Program) -> CanonicalForm:
-    """The canonical form of a program.
+    """Returns the canonical form of a program.
 
-    What cannot reach an update is gone, also across steps; constants are folded with torch's 0-d operations, which is
-    what execution uses; a slot that never leaves 0 is the constant 0, slots that always hold the same value are one;
-    inputs of commutative operations are ordered; slots have no names. The other rules are identities that hold to the
-    last bit: `x * 1`, `x / 1` and `x - 0` are x; `square(x)` is `x * x` and `x + x` is `x * 2`; subtraction of a
-    constant is addition, division by a power of two multiplication; `minimum(x, x)`, `maximum(x, x)`, `sign` of a sign
-    and `abs` of what is not negative are what they are of; reductions of 0-d values are the value, its `abs`, or a
-    constant. None changes a value's shape.
+    Code that cannot reach an update, also of a later step, is removed. Constants are folded with torch's 0-d
+    operations, as execution computes them. A slot that never leaves 0 becomes the constant 0. Slots that always hold
+    the same value become one. The inputs of commutative operations are sorted, and slots have no names.
+
+    The other rules are identities that hold to the last bit: `x * 1`, `x / 1` and `x - 0` are x; `square(x)` is `x * x`
+    and `x + x` is `x * 2`; subtraction of a constant is addition, division by a power of two multiplication;
+    `minimum(x, x)` and `maximum(x, x)` are x, as are `sign` of a sign and `abs` of a value that is never negative;
+    reductions of 0-d values are the value, its `abs`, or a constant. No rule changes a value's shape.
 
     >>> a, b = Program.parse("r9 = mul(grad, 0.1)"), Program.parse("r11 = exp(step); r10 = mul(0.1, grad)")
     >>> canonical_form(a) == canonical_form(b)
@@ -126,17 +150,17 @@ def canonical_form(program: Program) -> CanonicalForm:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What is known of a carried slot: slots of one group hold equal values; those of group 0 the constant 0."""
+    """The shape and group of a carried slot; slots of a group are equal, those of group 0 are 0."""
 
     group: int = 0
     shape: int = _SCALAR
 
 
 def value_graph(program: Program) -> ValueGraph:
-    """The values that the live code of a program computes in a step.
+    """Returns the graph of a step's live code.
 
-    At first all carried slots are taken to be 0-d and never to leave 0. What a step contradicts is given up and the
-    graph built anew; what is left at the end holds before the first step, and after each step if before it: so always.
+    At first all carried slots are assumed to be 0-d and to stay 0. Assumptions that a step contradicts are dropped, and
+    the graph is built again. The remaining ones hold before the first step and are preserved by every step.
     """
     code, carried = live_code(check_program(program))
     slots = dict.fromkeys(carried, Slot())
@@ -158,7 +182,7 @@ def value_graph(program: Program) -> ValueGraph:
 
 
 def _partition(slots: Mapping[int, Slot]) -> set[tuple[bool, int, tuple[int, ...]]]:
-    """The groups, without their numbers: whether it is that of 0, the shape, the slots."""
+    """Returns the groups as (True for group 0, shape, slots)."""
     members: dict[Slot, list[int]] = {}
     for number, slot in slots.items():
         members.setdefault(slot, []).append(number)
@@ -166,17 +190,17 @@ def _partition(slots: Mapping[int, Slot]) -> set[tuple[bool, int, tuple[int, ...
 
 
 class ValueGraph:
-    """The values of a step, each distinct one once; a value is known by its number.
+    """The distinct, numbered values of a step.
 
     Args:
         code: The live code.
-        slots: What is known of the carried slots.
+        slots: The properties of the carried slots.
 
     Attributes:
         nodes: See `CanonicalForm`; the detail of a "slot" is the number of its group.
-        shapes: Whether each value is 0-d.
-        values: The value of each instruction; if there is none, that of the update, 0.
-        memory: What the slots hold after the step.
+        shapes: The shape of each value.
+        values: The value of each instruction; without instructions, the update, 0.
+        memory: The value of each slot after the step.
         zero: The number of the constant 0.
     """
 
@@ -196,11 +220,11 @@ class ValueGraph:
         self.values = self.values or [zero]
 
     def const(self, value: str) -> int:
-        """A constant, by its hexadecimal text."""
+        """Adds a constant, given as hexadecimal text."""
         return self.add("const", (), _SCALAR, value)
 
     def add(self, op: str, inputs: tuple[int, ...], shape: int, detail: str = "") -> int:
-        """The number of a value."""
+        """Returns the number of a value, new or known."""
         node = op, inputs, detail
         number = self._numbers.get(node)
         if number is None:
@@ -210,7 +234,7 @@ class ValueGraph:
         return number
 
     def apply(self, op: str, a: int, b: int = -1, c: int = -1) -> int:
-        """The value of an operation, written with simpler ones where it can be."""
+        """Adds a function, rewritten with simpler operations if possible."""
         nodes = self.nodes
         if op == "interpolate":
             rest = self.apply("sub", self.const(_ONE), c)
@@ -230,9 +254,9 @@ class ValueGraph:
 
     def _unary(self, op: str, a: int) -> int:
         shape, (inner, inputs, _) = self.shapes[a], self.nodes[a]
-        if op in _REDUCTIONS:
+        if op in PER_TENSOR:
             if shape == _SCALAR:
-                if op == "mean":  # which makes -0 of 0-d values +0
+                if op == "mean":  # the mean of the scalar -0 is +0
                     never_minus_zero = inner == "step" or inner in _NOT_NEGATIVE
                     return a if never_minus_zero else self._binary("add", a, self.zero)
                 if op == "norm":
@@ -250,7 +274,7 @@ class ValueGraph:
 
     def _binary(self, op: str, a: int, b: int) -> int:
         shape = max(self.shapes[a], self.shapes[b])
-        left, right = self.nodes[a][2], self.nodes[b][2]  # constants; a slot's number looks like none
+        left, right = self.nodes[a][2], self.nodes[b][2]  # of constants the text; no slot's number equals one
         if self.nodes[b][0] == "const" and op == "sub":
             return self._binary("add", a, self.const(_negated(right)))
         if self.nodes[b][0] == "const" and op == "div" and (inverse := _exact_inverse(right)) is not None:
@@ -264,14 +288,14 @@ class ValueGraph:
                 return self._binary("mul", a, self.const(_TWO))
         if op in ("minimum", "maximum") and a == b:
             return a
-        if op in _COMMUTATIVE and a > b:
+        if op in COMMUTATIVE and a > b:
             a, b = b, a
         return self.add(op, (a, b), shape)
 
 
 @lru_cache(maxsize=65536)
 def _folded(op: str, *inputs: str) -> str:
-    """The value of an operation on constants."""
+    """Computes an operation on constants."""
     return float(apply(op, *(scalar(float.fromhex(value)) for value in inputs)).item()).hex()
 
 
@@ -281,23 +305,26 @@ def _negated(constant: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _exact_inverse(constant: str) -> str | None:
-    """The reciprocal of a power of two, if both are normal float32 numbers."""
+    """Returns the reciprocal of a power of two.
+
+    Returns None for other numbers, and if one of the two is not a normal float32 number.
+    """
     mantissa, exponent = math.frexp(float.fromhex(constant))
     return (1 / float.fromhex(constant)).hex() if abs(mantissa) == 0.5 and -125 <= exponent <= 126 else None
 
 
 def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -> CanonicalForm:
-    """The form with nodes and slots in an order that depends on what is computed alone.
+    """Sorts nodes and slots by their computation alone.
 
     Args:
-        nodes: The values, of which not all need be used.
+        nodes: The values; unused ones are left out.
         update: The number of the update.
         following: The value that each group of slots holds after the step.
     """
-    hashes: list[int] = []  # computed when first needed, which in short programs is seldom
+    hashes: list[int] = []  # computed at the first need, which is rare in short programs
     ordered: list[Node] = []
     numbers: dict[int, int] = {}
-    slots: dict[int, int] = {}  # group -> number, as they are met
+    slots: dict[int, int] = {}  # group -> number, in the order of visits
 
     def visit(root: int) -> int:
         nonlocal hashes
@@ -308,7 +335,7 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
                 stack.pop()
                 continue
             op, inputs, detail = nodes[number]
-            if op in _COMMUTATIVE and inputs[0] != inputs[1]:
+            if op in COMMUTATIVE and inputs[0] != inputs[1]:
                 hashes = hashes or _structural_hashes(nodes, _reached(nodes, update, following))
                 if hashes[inputs[0]] > hashes[inputs[1]]:
                     inputs = inputs[::-1]
@@ -332,7 +359,7 @@ def _ordered(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
 
 
 def _reached(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -> dict[int, int]:
-    """The part of `following` that the update needs: folding may have cut off slots that the live code carries."""
+    """Returns the part of `following` that the update still needs after folding."""
     reached: dict[int, int] = {}
     seen: set[int] = set()
     stack = [update]
@@ -350,25 +377,25 @@ def _reached(nodes: Sequence[Node], update: int, following: Mapping[int, int]) -
 
 
 def _structural_hashes(nodes: Sequence[Node], following: Mapping[int, int]) -> list[int]:
-    """A number for each value that depends on what it computes, not on how values and slots are numbered."""
-    of_slots, told_apart = dict.fromkeys(following, 0), 0
+    """Hashes each value's computation, independently of its number."""
+    of_slots, distinct = dict.fromkeys(following, 0), 0
     while True:
         hashes: list[int] = []
         for op, inputs, detail in nodes:
             if op == "slot":
                 hashes.append(_mixed(op, of_slots.get(int(detail), 0)))
-            elif op in _COMMUTATIVE:
+            elif op in COMMUTATIVE:
                 hashes.append(_mixed(op, *sorted([hashes[source] for source in inputs])))
             else:
                 hashes.append(_mixed(op + detail, *[hashes[source] for source in inputs]))
         of_slots = {group: hashes[number] for group, number in following.items()}
-        if len(set(of_slots.values())) <= told_apart:  # another round would tell no more slots apart
+        if len(set(of_slots.values())) <= distinct:  # another round would distinguish no more slots
             return hashes
-        told_apart = len(set(of_slots.values()))
+        distinct = len(set(of_slots.values()))
 
 
 def _mixed(text: str, *numbers: int) -> int:
-    """64 bits that depend on all of it, the same in every process."""
+    """Hashes a text and numbers to 64 bits, equally in every process."""
     state = _hash_of(text)
     for number in numbers:
         state = (state ^ number) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
@@ -382,5 +409,5 @@ def _hash_of(text: str) -> int:
 
 
 def source_name(op: str, detail: str) -> str:
-    """What a source is called in a form's text."""
+    """Returns a source's name in the text."""
     return repr(float.fromhex(detail)) if op == "const" else f"s{detail}" if op == "slot" else op

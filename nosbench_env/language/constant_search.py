@@ -1,4 +1,4 @@
-"""How to write a number with the constants of the language: the search for the shortest expression."""
+"""The search for short expressions of numbers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from nosbench_env.language.functions import FUNCTIONS, TRANSCENDENTALS
 from nosbench_env.language.live_code import apply, scalar
 from nosbench_env.language.program import CONSTANTS
 
 _BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 _UNARY = {"sqrt": np.sqrt, "square": np.square}
-# Of constants alone: their last bit is the machine's, and what is computed with them would be, too.
-_ROUNDED = ("exp", "log", "sin", "cos", "tan", "arcsin", "arccos", "arctan")
-_LEVELS = 3  # expressions of up to so many instructions are tabulated: some 22,000 numbers
+# Applied to the language's constants only. Their last bit depends on the machine, and so would further results.
+_ROUNDED = [name for name in TRANSCENDENTALS if name in FUNCTIONS]
+_LEVELS = 3  # the longest expressions in the table, in instructions; it has about 22,000 numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A way to compute a number.
+    """An expression of the language's constants.
 
     Attributes:
-        function: A name of `FUNCTIONS`; or "slot".
-        inputs: What it is computed from.
+        function: A name of `FUNCTIONS`, or "slot".
+        inputs: The operands of a function.
         slot: The slot of a constant.
     """
 
@@ -35,16 +36,16 @@ class Expression:
 
 
 def find_constant(value: float) -> Expression | None:
-    """An expression of the language's constants whose float32 value is that of `value`; None if none was found.
+    """Finds an expression with the float32 value of `value`, or None.
 
-    Expressions of up to three instructions are found in the order of their length, then some of up to six.
+    The search covers all expressions of up to three instructions, shortest first, then some of up to six.
     """
-    return _found(float(np.float32(value)).hex())
+    return _find_digits(float(np.float32(value)).hex())
 
 
 @lru_cache(maxsize=4096)
-def _found(digits: str) -> Expression | None:
-    """The expression of a number that is given by its digits, which tell 0 from -0."""
+def _find_digits(digits: str) -> Expression | None:
+    """Finds the expression of a number given by its digits, which distinguish 0 from -0."""
     target = np.float32(float.fromhex(digits))
     table = _table()
     place = table.place(target)
@@ -58,7 +59,7 @@ def _found(digits: str) -> Expression | None:
 
 
 def nearest_constants(value: float) -> list[float]:
-    """The numbers next to `value`, from below and above, that up to three instructions give."""
+    """Returns the nearest numbers of up to three instructions below and above `value`."""
     table = _table()
     finite = table.sorted[np.isfinite(table.sorted)]
     place = int(np.searchsorted(finite, np.float32(value)))
@@ -66,7 +67,7 @@ def nearest_constants(value: float) -> list[float]:
 
 
 class _Table:
-    """Numbers and how to compute each: by a function (an index into `names`) of one or two numbers before it."""
+    """A table of numbers, each a function (an index into `names`) of earlier ones."""
 
     def __init__(self) -> None:
         self.names = ["slot", *_UNARY, *_BINARY]
@@ -77,24 +78,24 @@ class _Table:
         self._known = self.values.view(np.int32)
         for level in range(1, _LEVELS + 1):
             self._grow(level)
-        order = np.argsort(self.values, kind="stable")  # numbers that are not have their place at the end
+        order = np.argsort(self.values, kind="stable")  # NaN comes last
         self.sorted, self.order = self.values[order], order
 
     def _grow(self, level: int) -> None:
-        """Adds what is computed from known numbers with one more instruction; those that are new."""
-        found, codes = [], []
+        """Adds the new numbers that one more instruction computes."""
+        computed, codes = [], []
         for one in range(level):
             left, right = np.meshgrid(self.levels[one], self.levels[level - 1 - one], indexing="ij")
             a, b = left.ravel(), right.ravel()
             for function, compute in _BINARY.items():
                 with np.errstate(all="ignore"):
-                    found.append(compute(self.values[a], self.values[b]))
+                    computed.append(compute(self.values[a], self.values[b]))
                 codes.append(self._codes(function, a, b))
         if level == 1:
             for function, compute_one in _UNARY.items():
-                found.append(compute_one(self.values))
+                computed.append(compute_one(self.values))
                 codes.append(self._codes(function, self.levels[0], self.levels[0]))
-        values, of_values = np.concatenate(found), np.concatenate(codes)
+        values, of_values = np.concatenate(computed), np.concatenate(codes)
         _, first = np.unique(values.view(np.int32), return_index=True)
         first = np.sort(first[~np.isin(values.view(np.int32)[first], self._known)])
         start = len(self.values)
@@ -107,7 +108,7 @@ class _Table:
         return np.stack([np.full_like(a, self.names.index(function)), a, b], axis=1)
 
     def place(self, value: np.float32) -> int | None:
-        """Where a number stands; None if it doesn't."""
+        """Returns a number's place in the table, or None."""
         if np.isnan(value):
             places = np.flatnonzero(np.isnan(self.values))
         else:
@@ -115,7 +116,7 @@ class _Table:
         return int(places[0]) if len(places) else None
 
     def sum_or_product(self, target: np.float32) -> Expression | None:
-        """An expression of two tabulated numbers, the second as short as can be."""
+        """Combines two tabulated numbers, with the shortest second one."""
         if not np.isfinite(target):
             return None
         for level in self.levels[:-1]:
@@ -131,7 +132,7 @@ class _Table:
         return None
 
     def _others(self, target: np.float32, values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """What has to be combined with the values to give the target, or so, by each function."""
+        """Yields, for each function, first operands that give about the target with `values`."""
         with np.errstate(all="ignore"):
             yield "add", target - values
             yield "sub", target + values
@@ -139,7 +140,7 @@ class _Table:
             yield "div", target * values
 
     def expression(self, place: int) -> Expression:
-        """How to compute a number."""
+        """Returns the expression of a number."""
         code, a, b = (int(number) for number in self.codes[place])
         function = self.names[code]
         if function == "slot":

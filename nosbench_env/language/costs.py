@@ -1,4 +1,4 @@
-"""What an optimizer costs beside its loss, computed from its canonical form: state per parameter, work per step."""
+"""Costs of an optimizer besides its loss: state, work, length."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from nosbench_env.language.canonical import CanonicalForm, canonical_form
-from nosbench_env.language.live_code import REDUCTIONS, TRANSCENDENTALS, Kind
+from nosbench_env.language.canonical import canonical_form
+from nosbench_env.language.functions import REDUCTIONS, TRANSCENDENTALS
+from nosbench_env.language.live_code import Kind
 from nosbench_env.language.program import Program, check_program
 from nosbench_env.language.simplify import simplify
 
 _FLOAT_BYTES = 4  # of float32, in which the benchmark trains
-_SOURCE_KINDS = {"param": Kind.ARRAY, "grad": Kind.ARRAY, "step": Kind.STEP, "numel": Kind.TENSOR, "const": Kind.CONST}
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a program costs, once its first steps are done; the same on every machine.
+    """The costs of a program after its first steps.
 
-    Operations say only roughly what a step takes. Of 61 programs, stepped over 131,072 elements on a busy machine,
-    their number had a rank correlation of 0.75 with the time of a plain step and of 0.48 with that of a fused one,
-    where transcendental functions weigh more. `step_times` measures it.
+    They are the same on every machine. The number of operations is a rough measure of time. Over 61 programs, timed on
+    131,072 elements on a busy machine, its rank correlation was 0.75 with the time of a plain step and 0.48 with that
+    of a fused step, where transcendental functions weigh more. `step_times` measures the time itself.
 
     Attributes:
-        memory: State per parameter, in floats: slots that hold an array from a step to the next. `torch.optim.Adam`
+        memory: State per parameter, in floats: slots that hold an array from one step to the next. `torch.optim.Adam`
             has 2. The step number is not counted.
-        tensor_scalars: Numbers kept for each parameter tensor: slots that hold one, such as a norm.
-        shared_scalars: Numbers kept that are the same for all tensors, such as a learning rate that decays.
-        operations: Element operations per parameter and step. Each operation of the canonical form that goes over an
-            array counts 1, whatever it computes, also a reduction (`norm`, `mean`, `std`); so does the subtraction of
-            the update from the parameter. Operations on single numbers are free.
-        reductions: How many of the operations are reductions: each makes a step wait for a whole tensor.
-        transcendentals: How many of them are exponentials, logarithms, powers and trigonometric functions, which take
-            longer than the rest.
+        tensor_scalars: Numbers kept for each parameter tensor, such as a norm.
+        shared_scalars: Numbers kept once for all tensors, such as a learning rate that decays.
+        operations: Element operations per parameter and step. Each operation of the canonical form on an array counts
+            1, reductions (`norm`, `mean`, `std`) included, and so does the subtraction of the update from the
+            parameter. Operations on single numbers are free.
+        reductions: Number of these operations that are reductions; each makes a step wait for a whole tensor.
+        transcendentals: Number of these operations that are exponentials, logarithms, powers or trigonometric
+            functions, which take longer than the others.
     """
 
     memory: int
@@ -52,11 +52,11 @@ class Costs:
 
 @lru_cache(maxsize=4096)
 def program_costs(program: Program) -> Costs:
-    """What a program costs.
+    """Computes a program's costs from its canonical form.
 
-    All of it is that of the canonical form: of instructions that no update needs, of slots that hold the same or never
-    leave 0, and of constants nothing is counted. An optimizer that runs the program as it is written may hold and
-    compute more. A program that never updates anything costs nothing.
+    Instructions that no update needs, slots that hold the same value or never leave 0, and constants are therefore not
+    counted. An optimizer that runs the program as written may store and compute more. A program that never updates
+    anything costs nothing.
 
     >>> from nosbench_env import KNOWN_PROGRAMS
     >>> program_costs(KNOWN_PROGRAMS["Adam"])
@@ -66,16 +66,17 @@ def program_costs(program: Program) -> Costs:
         TypeError: If `program` is not a `Program`.
     """
     form = canonical_form(check_program(program))
-    kinds, slots = _kinds(form)
+    kinds = form.kinds[-1]
+    slots = [kinds[number] for number in form.carried]
     computed = [
         op
         for op, inputs, _ in form.nodes
-        if op != "size" and any(kinds[source] == Kind.ARRAY for source in inputs)  # how many there are is known
+        if op != "size" and any(kinds[source] == Kind.ARRAY for source in inputs)  # the size is known
     ]
     return Costs(
         memory=slots.count(Kind.ARRAY),
         tensor_scalars=slots.count(Kind.TENSOR),
-        shared_scalars=slots.count(Kind.STEP),
+        shared_scalars=sum(kind <= Kind.STEP for kind in slots),
         operations=len(computed) + (form.behaviour != "no-op"),
         reductions=sum(op in REDUCTIONS for op in computed),
         transcendentals=sum(op in TRANSCENDENTALS for op in computed),
@@ -83,7 +84,7 @@ def program_costs(program: Program) -> Costs:
 
 
 def memory_slots(program: Program) -> int:
-    """State per parameter, in floats; see `Costs.memory`.
+    """Returns the state per parameter, in floats; see `Costs.memory`.
 
     >>> memory_slots(Program.parse("r9 = interpolate(r9, grad, 0.5); r10 = mul(r9, 0.1)"))
     1
@@ -92,37 +93,16 @@ def memory_slots(program: Program) -> int:
 
 
 def operations(program: Program) -> int:
-    """Element operations per parameter and step; see `Costs.operations`."""
+    """Returns the operations per parameter and step; see `Costs.operations`."""
     return program_costs(program).operations
 
 
 def instructions(program: Program) -> int:
-    """How many instructions the simplified program has. Another way to write the same may do with fewer."""
+    """Counts the simplified program's instructions; a rewriting may have fewer."""
     return len(simplify(program))
 
 
-# What may stand beside the loss where programs are compared by several objectives; of each, less is better.
+# The costs that can be objectives beside the loss; less is better.
 COSTS: Mapping[str, Callable[[Program], int]] = MappingProxyType(
     {"memory": memory_slots, "operations": operations, "instructions": instructions}
 )
-
-
-def _kinds(form: CanonicalForm) -> tuple[list[Kind], list[Kind]]:
-    """How much each value and each carried slot varies, from the step on after which that stays as it is.
-
-    All slots start as the number 0, and what they hold only ever grows in kind.
-    """
-    slots = [Kind.STEP] * len(form.carried)
-    while True:
-        kinds: list[Kind] = []
-        for op, inputs, detail in form.nodes:
-            if not inputs:
-                kinds.append(slots[int(detail)] if op == "slot" else _SOURCE_KINDS[op])
-                continue
-            greatest = max(kinds[source] for source in inputs)
-            reduces = op in (*REDUCTIONS, "size") and greatest == Kind.ARRAY
-            kinds.append(Kind.TENSOR if reduces else greatest)
-        after = [max(Kind.STEP, kinds[value]) for value in form.carried]
-        if after == slots:
-            return kinds, slots
-        slots = after

@@ -1,4 +1,4 @@
-"""The grammar of programs: which token may come next when a program is written token by token."""
+"""The grammar of programs as sequences of tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nosbench_env.language.program import FIRST_WRITABLE_SLOT, GRAD, Instruction
 FUNCTION_NAMES = tuple(FUNCTIONS)
 ARITIES = tuple(function.arity for function in FUNCTIONS.values())
 MAX_ARITY = max(ARITIES)
-STOP = len(FUNCTION_NAMES)  # the function number, and the token, that ends a program
+STOP = len(FUNCTION_NAMES)  # the function number and token that ends a program
 FIRST_SLOT_TOKEN = STOP + 1  # slot s is the token FIRST_SLOT_TOKEN + s
 
 CONSTRAINTS = ("gradient", "used", "written")
@@ -24,20 +24,21 @@ _OF_ARITY = {arity: np.array([number for number, own in enumerate(ARITIES) if ow
 
 
 class Draft:
-    """A program being written, and what may be written next.
+    """A program that is being written token by token.
 
     A token is a function's number (in the order of `FUNCTIONS`), `STOP`, or `FIRST_SLOT_TOKEN` + a slot. An instruction
-    is its function, as many inputs as that takes, and its output; STOP ends the program, and so does the last
-    instruction that fits. `mask` is exact: a token is allowed if and only if the draft can then be completed.
+    consists of its function, its inputs and its output. STOP, or the last instruction that fits, ends the program.
+    `mask` is exact: a token is allowed if and only if the draft can then be completed.
 
     Args:
         max_instructions: Length of the longest program.
         memory_size: Number of slots.
         constraints: See `SearchSpace`.
-        length: Exactly how many instructions the program is to have, if given; there is then no STOP.
+        length: The exact number of instructions, if given; STOP is then not allowed.
 
     Attributes:
-        finished: Whether the program is complete.
+        finished: True if the program is complete.
+        rows: The complete instructions as numbers: function, inputs, output.
 
     >>> draft = Draft(max_instructions=20, memory_size=20)
     >>> for token in (FUNCTION_NAMES.index("sign"), FIRST_SLOT_TOKEN + GRAD, FIRST_SLOT_TOKEN + 9, STOP):
@@ -67,42 +68,42 @@ class Draft:
     ) -> None:
         self.memory_size = memory_size
         self.finished = False
-        self.rows: list[tuple[int, ...]] = []  # the instructions written: function, inputs, output
+        self.rows: list[tuple[int, ...]] = []
         self._max = max_instructions if length is None else length
         self._stops = length is None
-        self._partial: tuple[int, ...] = ()  # function and inputs of the instruction that is being written
+        self._partial: tuple[int, ...] = ()  # function and inputs of the unfinished instruction
         self._constrained = bool(constraints)
         self._gradient_due = "gradient" in constraints
         self._flow = _Flow() if "used" in constraints else None
-        self._loose: list[int] = []  # the loose ends; each the set of slots that hold one of its values
+        self._loose: list[int] = []  # for each loose end, the set of slots that hold one of its values
         self._tracks_written = "written" in constraints
         self._written = 0  # set of slots (a bit each) that an instruction writes
-        self._debts = 0  # set of slots read that no instruction has written yet
+        self._debts = 0  # set of slots that are read and not written yet
 
     @property
     def token_count(self) -> int:
-        """How many tokens there are."""
+        """The number of distinct tokens."""
         return FIRST_SLOT_TOKEN + self.memory_size
 
     @property
     def program(self) -> Program:
-        """The instructions written so far, without the unfinished one."""
+        """The complete instructions."""
         return Program(tuple([_instruction(row) for row in self.rows]))
 
     @property
     def partial(self) -> tuple[int, ...]:
-        """The instruction being written: its function's number and its inputs so far; empty between two."""
+        """The function number and inputs of the unfinished instruction, if any."""
         return self._partial
 
     @property
     def expects(self) -> Expects:
-        """What the next token is: a function (or STOP), an input or an output."""
+        """The type of the next token; STOP counts as a function."""
         if not self._partial:
             return "function"
         return "input" if self._inputs_left else "output"
 
     def mask(self) -> NDArray[np.bool_]:
-        """Which tokens are allowed now: `(token_count,)`. At least one is, unless the program is finished."""
+        """Returns the mask of allowed tokens, `(token_count,)`; all False if the program is finished."""
         allowed = np.zeros(self.token_count, dtype=np.bool_)
         if self.finished:
             return allowed
@@ -118,7 +119,7 @@ class Draft:
         return allowed
 
     def allows(self, token: int) -> bool:
-        """Whether `mask` is true for a token."""
+        """Returns True if `mask` allows a token."""
         if self.finished or not 0 <= token < self.token_count:
             return False
         if not self._partial:
@@ -132,12 +133,12 @@ class Draft:
         """Writes a token.
 
         Raises:
-            InvalidProgram: If it is not allowed. The draft is then what it was.
+            InvalidProgram: If the token is not allowed; the draft is then unchanged.
         """
         if not self.allows(token):
             raise InvalidProgram(
                 f"token {token!r} is not allowed after {len(self.rows)} instructions and {list(self._partial)}; "
-                + ("the program is finished" if self.finished else f"an allowed {self.expects} is, see mask()")
+                + ("the program is finished" if self.finished else f"expected an allowed {self.expects}, see mask()")
             )
         if token == STOP:
             self.finished = True
@@ -149,7 +150,7 @@ class Draft:
             self._complete(token - FIRST_SLOT_TOKEN)
 
     def copy(self) -> Draft:
-        """A second draft of the same tokens, which goes its own way from here."""
+        """Returns an independent draft of the same tokens."""
         twin = object.__new__(Draft)
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
@@ -157,10 +158,10 @@ class Draft:
         return twin
 
     def factored_masks(self) -> NDArray[np.bool_]:
-        """Which choices a whole next instruction has, for function, each input and output by itself, in a row.
+        """Returns independent masks of function, inputs and output, concatenated.
 
-        Factors that are chosen independently can't say which combinations are allowed; only what no combination allows
-        is forbidden here. The draft must stand between two instructions.
+        Independent factors cannot express which combinations are allowed. Only choices that no combination allows are
+        forbidden here. The draft must not have an unfinished instruction.
         """
         outputs = self.memory_size - FIRST_WRITABLE_SLOT
         if not self._constrained or self.finished:
@@ -168,8 +169,8 @@ class Draft:
             masks[STOP] = self._allows_stop()
             return masks
         factors = [self.mask()[:FIRST_SLOT_TOKEN]]
-        # The more inputs an instruction has, the more is allowed for each, and none comes first; what a function does
-        # not read is not forbidden.
+        # The more inputs an instruction has, the more is allowed for each, at every place. Inputs that a function does
+        # not read are not forbidden.
         longest = self.copy()
         longest.push(ARITIES.index(MAX_ARITY))
         read, every = longest.mask()[FIRST_SLOT_TOKEN:], np.ones(self.memory_size, dtype=np.bool_)
@@ -192,7 +193,7 @@ class Draft:
 
     @property
     def _after(self) -> int:
-        """How many instructions may follow the one that is being written, or is to be written next."""
+        """The number of instructions that may follow the unfinished or, if none is, the next one."""
         return self._max - len(self.rows) - 1
 
     def _allows_stop(self) -> bool:
@@ -203,10 +204,10 @@ class Draft:
             and (self._flow is None or self._flow.ends_in_last())
         )
 
-    # The rules. A loose end is a value (or a loop of values) that nothing beyond it reads yet; all but the last
-    # instruction's must be read. An instruction that reads three leaves two fewer than there were, so of those that
-    # stand open when an instruction has its inputs, the `after` instructions that may follow can tie up two each. The
-    # gradient, where it must be read, counts like a loose end until it is.
+    # A loose end is a value (or a loop of values) that nothing outside it reads yet. All must be read, except the last
+    # instruction's. An instruction that reads three loose ends reduces their number by two. So when an instruction has
+    # its inputs, at most two loose ends for each of the `_after` instructions may be left. The gradient, if it must be
+    # read, counts as a loose end until then.
 
     def _allows_arity(self, arity: int) -> bool:
         return len(self._loose) + self._gradient_due - arity <= 2 * self._after
@@ -234,9 +235,9 @@ class Draft:
         return self._flow is None or self._ties_up(self._flow, inputs, slot)
 
     def _ties_up(self, flow: _Flow, inputs: tuple[int, ...], output: int) -> bool:
-        """Whether every value can still reach the last instruction if this one writes there."""
+        """Returns True if every value can still be used."""
         if output in inputs or output not in flow.writer:
-            return True  # what was there, if anything, is read: nothing is lost
+            return True  # the old value of the slot, if any, is read by this instruction
         if not flow.readers[flow.writer[output]]:
             return False
         flow = flow.copy()
@@ -247,7 +248,7 @@ class Draft:
         return self._after > 0 or flow.ends_in_last()
 
     def _open(self, inputs: tuple[int, ...]) -> int:
-        """The loose ends that an instruction with these inputs does not read, and the gradient if that is due."""
+        """Counts the loose ends that these inputs leave, and the gradient if it is still due."""
         read = sum({1 << slot for slot in inputs})
         return sum(not slots & read for slots in self._loose) + (self._gradient_due and GRAD not in inputs)
 
@@ -271,15 +272,15 @@ class Draft:
 
 
 class _Flow:
-    """Which instruction reads whose value, in the same step or in the next one.
+    """The readers of each instruction's value.
 
-    Sets of instructions and of slots are integers, a bit for each member.
+    Sets of instructions and of slots are integers with one bit per member.
 
     Attributes:
-        readers: For each instruction the set of those that read its value later in the same step.
-        early: For a slot, the instructions that read it before any writes it: they find there what the last to write it
-            left in the step before.
-        writer: For a slot, the last instruction so far that writes it.
+        readers: For each instruction, the set of those that read its value later in the same step.
+        early: For each slot, the instructions that read it before any writes it; they read the value of its last writer
+            in the previous step.
+        writer: For each slot, the last instruction so far that writes it.
     """
 
     __slots__ = ("early", "readers", "writer")
@@ -306,10 +307,10 @@ class _Flow:
         self.writer[output] = number
 
     def loose_ends(self) -> list[int] | None:
-        """The groups of values that nothing else reads, each as the slots that hold its values at the end.
+        """Returns the slots that hold each loose end's values.
 
-        A group is one instruction, or several that read each other in a loop over the steps. None if one is lost: no
-        slot holds any of its values, so nothing can ever read it.
+        A loose end is one instruction, or several that read each other in a loop over the steps. Returns None if one is
+        lost: no slot holds any of its values, so nothing can ever read it.
         """
         slots = [
             sum(1 << slot for slot, writer in self.writer.items() if group >> writer & 1) for group in self._ends()
@@ -317,7 +318,7 @@ class _Flow:
         return slots if all(slots) else None
 
     def ends_in_last(self) -> bool:
-        """Whether every value reaches the last instruction."""
+        """Returns True if every value reaches the last instruction."""
         ends = self._ends()
         return len(ends) == 1 and bool(ends[0] >> len(self.readers) - 1 & 1)
 
@@ -330,21 +331,21 @@ class _Flow:
         return ends
 
     def _reached(self) -> list[int]:
-        """For each instruction those that its value reaches, itself included."""
+        """Returns the instructions that each value reaches, its own included."""
         direct = self.readers.copy()
         for slot, writer in self.writer.items():
             direct[writer] |= self.early.get(slot, 0)
         reached = [0] * len(direct)
-        # Backwards, what is read later in the step is known already; loops over the steps need further rounds.
+        # Going backwards, later readers in the step are known already; loops over the steps need further rounds.
         changed = True
         while changed:
             changed = False
             for number in range(len(direct) - 1, -1, -1):
-                found = 1 << number | direct[number]
+                own = 1 << number | direct[number]
                 for reader in _members(direct[number]):
-                    found |= reached[reader]
-                if found != reached[number]:
-                    reached[number], changed = found, True
+                    own |= reached[reader]
+                if own != reached[number]:
+                    reached[number], changed = own, True
         return reached
 
 

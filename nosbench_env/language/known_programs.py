@@ -1,4 +1,7 @@
-"""Optimizers from the literature as programs: the ten of the paper's code, and the paper's incumbent (Appendix E)."""
+"""Optimizers from the literature as programs.
+
+The first ten are those of the paper's code, the last is the paper's incumbent (Appendix E).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from types import MappingProxyType
 
 from nosbench_env.language.program import Program
 
-# Hyperparameters are PyTorch's defaults where the constants can express them. A slot that nothing has written reads
-# as 0: the momentum of SGD and SignSGD, which the paper's code spells out, is 0 for that reason (r9 = 0.1 - 0.1).
+# Hyperparameters are PyTorch's defaults if the constants can express them. SGD and SignSGD have momentum 0 (r9 = 0.1 -
+# 0.1), as in the paper's code.
 _SOURCES = {
     "SGD": """
         r9 = sub(0.1, 0.1)                  # momentum: 0
@@ -37,7 +40,7 @@ _SOURCES = {
         r19 = div(r14, r17)
         r19 = mul(r19, 0.001)               # learning rate
     """,
-    # As the paper's code has it: weight decay 0.01. The listing in Appendix A multiplies by r16 (1e-8) there.
+    # Weight decay is 0.01, as in the paper's code. The listing in Appendix A multiplies by r16 (1e-8) instead.
     "AdamW": """
         r11 = square(grad)
         r9 = sub(1.0, 0.1)                  # beta1
@@ -143,5 +146,5 @@ KNOWN_PROGRAMS: Mapping[str, Program] = MappingProxyType(
 
 
 def known_name(text: str) -> str | None:
-    """The key of `KNOWN_PROGRAMS` that a text names, in any case; None if it names none."""
+    """Returns the key of `KNOWN_PROGRAMS` for a name in any case, or None."""
     return next((name for name in KNOWN_PROGRAMS if name.lower() == text.lower()), None)

@@ -1,11 +1,12 @@
-"""Live code: the instructions that reach an update, the kinds of their values, and the folding of constants."""
+"""Live code, kinds of values, and operations on constants."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from nosbench_env.language.functions import FUNCTIONS
+from nosbench_env.language.functions import OPERATIONS, PER_TENSOR
 from nosbench_env.language.program import Instruction, Program
 
 if TYPE_CHECKING:
@@ -14,33 +15,41 @@ if TYPE_CHECKING:
 
 
 class Kind(IntEnum):
-    """How much a value varies. The result of an elementwise function is of the greatest kind among its inputs."""
+    """The range in which a value is the same."""
 
     CONST = 0  # the same at every step
-    STEP = 1  # a scalar that is the same for all tensors that were stepped equally often
+    STEP = 1  # a scalar, the same for all tensors that were updated equally often
     TENSOR = 2  # a scalar of each tensor
     ARRAY = 3  # an element for each element of the parameter
 
 
-REDUCTIONS = ("norm", "mean", "std")
-
-
-TRANSCENDENTALS = ("exp", "log", "sin", "cos", "tan", "arcsin", "arccos", "arctan", "pow")
-
-
-def carried_slots(program: Program) -> tuple[int, ...]:
-    """The slots that a step must hand on to the next: read before they are written, by what the update needs."""
-    return live_code(program)[1]
+def result_kind(op: str, inputs: Iterable[Kind]) -> Kind:
+    """Returns the kind of an operation's result."""
+    greatest = max(inputs)
+    return Kind.TENSOR if greatest == Kind.ARRAY and op in PER_TENSOR else greatest
 
 
 def live_code(program: Program) -> tuple[tuple[Instruction, ...], tuple[int, ...]]:
-    """The instructions that reach an update, now or through a slot that a later step reads; and those slots."""
+    """Returns the live instructions and the carried slots.
+
+    An instruction is live if its value reaches the update of this step or, through a slot, of a later one.
+    """
     places, carried = live_places(program)
     return tuple([program.instructions[place] for place in places]), carried
 
 
+def carried_slots(program: Program) -> tuple[int, ...]:
+    """Returns the carried slots, in ascending order.
+
+    Live code reads them before it writes them, so their values must be kept from step to step.
+
+    Their values must be kept from step to step.
+    """
+    return live_places(program)[1]
+
+
 def live_places(program: Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The places, counted from 0, of the instructions of `live_code`, and the slots that are carried."""
+    """Returns the live instructions' places, from 0, and the carried slots."""
     instructions = program.instructions
     written = {instruction.output for instruction in instructions}
     carried: set[int] = set()
@@ -60,14 +69,12 @@ def live_places(program: Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def apply(op: str, *inputs: Tensor) -> Tensor:
-    """Applies an operation of the code to tensors."""
-    import torch
-
-    return torch.pow(*inputs) if op == "pow" else FUNCTIONS[op](*inputs)
+    """Applies an operation of compiled code to tensors."""
+    return OPERATIONS[op](*inputs)
 
 
 def scalar(value: float, device: torch.device | str = "cpu") -> Tensor:
-    """A float32 scalar as execution uses it."""
+    """Converts a number to a 0-d float32 tensor."""
     import torch
 
     return torch.tensor(value, dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""Programs: what an optimizer is in this benchmark (paper, Section 3.1 and Appendix A)."""
+"""Programs, the optimizers of the search (paper, Section 3.1, Appendix A)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARAM, GRAD, STEP = 0, 1, 2
 CONSTANTS = {3: 1.0, 4: 0.5, 5: 0.1, 6: 0.01, 7: 0.001, 8: 1e-6}
 FIRST_WRITABLE_SLOT = 9
 
-# Limits of the language, wide enough for any honest program; `SearchSpace` sets the paper's tighter ones.
+# The limits of the language; `SearchSpace` sets the paper's tighter ones.
 MAX_SLOTS = 256
 MAX_INSTRUCTIONS = 1024
 _MAX_TEXT = 1 << 18
@@ -33,20 +33,20 @@ _NUMBER = re.compile(r"[+-]?[0-9.]{1,20}([eE][+-]?[0-9]{1,3})?")
 
 
 class InvalidProgram(ValueError):
-    """A program, or its text or JSON form, is malformed. The message names what came and what was expected."""
+    """A malformed program, text or JSON form; the message names the given and the expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One step of a program: apply `function` to the memory slots `inputs` and write the value to slot `output`.
+    """A function applied to memory slots, with a slot for its value.
 
     Args:
         function: A key of `FUNCTIONS`.
-        inputs: As many memory slots (0 to 255) as the function takes.
+        inputs: The memory slots (0 to 255) to read; their number is the function's arity.
         output: A writable memory slot (9 to 255).
 
     Raises:
-        InvalidProgram: If any of these is wrong.
+        InvalidProgram: If any argument is invalid.
 
     >>> print(Instruction("mul", (1, 6), 9))
     r9 = mul(grad, 0.01)
@@ -57,7 +57,7 @@ class Instruction:
     output: int
 
     def __post_init__(self) -> None:
-        # Nearly all instructions come from our own code and are plain and right: this is for them to be cheap.
+        # Nearly all instructions come from our own code and are valid; this test keeps them cheap.
         function, inputs, output = self.function, self.inputs, self.output
         if (
             type(function) is not str
@@ -73,7 +73,10 @@ class Instruction:
         return None
 
     def _check(self) -> None:
-        """Says what is wrong, or else brings inputs and output to plain integers."""
+        """Converts inputs and output to plain integers.
+
+        Raises the error of an invalid instruction.
+        """
         if not isinstance(self.function, str):
             raise InvalidProgram(f"function must be a name, got {_shown(self.function)}")
         if self.function not in FUNCTIONS:
@@ -99,14 +102,16 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Program(Sequence[Instruction]):
-    """An optimizer as a sequence of instructions, run once per training step for each parameter tensor.
+    """An optimizer as a sequence of instructions.
 
-    Memory belongs to one parameter tensor and lives for the whole run. Slots 0 to 8 are set before every execution:
-    parameter, gradient, step (1 at the first execution) and the constants 1, 0.5, 0.1, 0.01, 0.001, 1e-6; all others
-    start as the scalar 0. The update, which is subtracted from the parameter, is the value of the *last instruction*,
-    wherever it writes. The empty program updates nothing.
+    It runs once per training step and parameter tensor.
 
-    Programs are immutable. `==` compares what is written, not what it does; for that see `fingerprint`.
+    Each parameter tensor has its own memory, which lives for the whole run. Slots 0 to 8 are set before every
+    execution: parameter, gradient, step (1 at the first execution) and the constants 1, 0.5, 0.1, 0.01, 0.001, 1e-6.
+    All others start as the scalar 0. The update is the value of the *last instruction*, in whichever slot it writes,
+    and is subtracted from the parameter. The empty program updates nothing.
+
+    Programs are immutable. `==` compares the instructions; `fingerprint` compares the behaviour.
 
     >>> sgd = Program.parse("r9 = mul(grad, 0.01)")
     >>> sgd.to_json()
@@ -122,7 +127,7 @@ class Program(Sequence[Instruction]):
 
     def __post_init__(self) -> None:
         if isinstance(self.instructions, str) or not isinstance(self.instructions, Sequence):
-            raise InvalidProgram(f"a program is a sequence of instructions, got {_shown(self.instructions)}")
+            raise InvalidProgram(f"instructions must be a sequence of Instruction, got {_shown(self.instructions)}")
         _check_length(len(self.instructions))
         object.__setattr__(self, "instructions", tuple(self.instructions))
         for number, instruction in enumerate(self.instructions, start=1):
@@ -134,7 +139,7 @@ class Program(Sequence[Instruction]):
         """Reads the JSON form: a list of `[function, inputs, output]`.
 
         Raises:
-            InvalidProgram: Naming the instruction (counted from 1) and what is wrong with it.
+            InvalidProgram: If the data is malformed; the message names the instruction, counted from 1.
         """
         if not isinstance(data, (list, tuple)):
             raise InvalidProgram(f"a program is a list of [function, inputs, output], got {_shown(data)}")
@@ -150,19 +155,21 @@ class Program(Sequence[Instruction]):
         return cls(tuple(instructions))
 
     def to_json(self) -> list[list[Any]]:
-        """The JSON form, made of lists, strings and integers alone; the inverse of `from_json`."""
+        """Returns the JSON form: lists, strings and integers."""
         return [[i.function, list(i.inputs), i.output] for i in self.instructions]
 
     @classmethod
     def parse(cls, text: str) -> Program:
-        """Reads the text form: one `output = function(inputs)` per line (or separated by `;`).
+        """Reads the text form.
 
-        Slots are written `param`, `grad`, `step`, as the constants `1.0, 0.5, 0.1, 0.01, 0.001, 1e-06` (in any
-        spelling of these numbers), and as `r9`, `r10`, ...; `r0` to `r8` work too. `#` starts a comment.
-        Parsing `str(program)` gives the program back.
+        It has one `output = function(inputs)` per line, or several separated by `;`.
+
+        Slots are named `param`, `grad` and `step`; by their value if they hold a constant (`1.0, 0.5, 0.1, 0.01, 0.001,
+        1e-06`, in any spelling of these numbers); and `r9`, `r10`, .... `r0` to `r8` work too. `#` starts a comment.
+        `parse(str(program))` equals `program`.
 
         Raises:
-            InvalidProgram: Naming the line and what is wrong with it.
+            InvalidProgram: If the text is malformed; the message names the line.
         """
         if not isinstance(text, str):
             raise InvalidProgram(f"a program's text must be a string, got {_shown(text)}")
@@ -181,34 +188,33 @@ class Program(Sequence[Instruction]):
 
     @classmethod
     def from_python(cls, source: str) -> Program:
-        """Reads a step of an optimizer that is written by hand, as a Python function in torch's terms.
+        """Reads an optimizer's step from a Python function.
 
-        The source is parsed and never executed. It holds one function, whose first arguments are the parameter, its
-        gradient and, if needed, the step number (1 at the first; a 0-d tensor, like all that is computed from it). Its
-        lines are assignments. A name that is read before it is assigned is remembered from step to step, and 0 before
-        the first, as is a further argument. The function ends with `w = w - update` or with `return update`. Known are
-        + - * /, x ** 2, x / (1 - b ** t), and the language's functions, as torch's functions or methods.
+        The source is parsed and never executed. It holds one function. Its first arguments are the parameter, the
+        gradient and, if needed, the step number (1 at the first step; a 0-d tensor, like all values computed from it).
+        Its lines are assignments. A name that is read before it is assigned keeps its value from step to step and is 0
+        before the first; so does a further argument. The function ends with `w = w - update` or `return update`.
+        Allowed are + - * /, x ** 2, x / (1 - b ** t), and the language's functions, as functions or methods of torch.
 
-        Numbers are Python's, rounded to float32 where they meet a tensor, and composed of the language's constants.
+        Numbers are Python's. They are rounded to float32 when combined with a tensor, and composed of the language's
+        constants.
 
         Raises:
-            InvalidProgram: Naming the line, what stands there and what is allowed; or a number that can't be composed
-                in a few instructions, and those near it that can.
+            InvalidProgram: If the source is not allowed; the message names the line, its text and the allowed forms.
+                Also if a number cannot be composed in a few instructions; the message names the nearest that can.
 
         >>> print(Program.from_python("def step(w, grad): return 0.9 * torch.sign(grad)"))
         r9 = sign(grad)
         r10 = sub(1.0, 0.1)
         r9 = mul(r10, r9)
         """
-        from nosbench_env.language.python_source import program_from_python  # stands above this module
+        from nosbench_env.language.python_source import program_from_python  # imports this module
 
         return program_from_python(source)
 
     def simplified(self) -> Program:
-        """The program without the instructions that make no difference, with its names of slots; see `simplify`."""
-        from nosbench_env.language.simplify import (
-            simplify,  # stands above this module: it needs torch to fold constants
-        )
+        """Returns the program without unnecessary instructions; see `simplify`."""
+        from nosbench_env.language.simplify import simplify  # imports this module
 
         return simplify(self)
 
@@ -219,8 +225,8 @@ class Program(Sequence[Instruction]):
         return f"Program.parse({'; '.join(str(instruction) for instruction in self.instructions)!r})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the text, and beside it what the program computes in a step."""
-        from nosbench_env.language.pseudocode import pseudocode  # stands above this module
+        """Shows text and pseudocode side by side in notebooks."""
+        from nosbench_env.language.pseudocode import pseudocode  # imports this module
 
         cell = "<td style='vertical-align: top; text-align: left'><pre>{}</pre></td>"
         cells = "".join(cell.format(escape(text)) for text in (str(self), pseudocode(self)))
@@ -243,7 +249,11 @@ class Program(Sequence[Instruction]):
 
 
 def check_program(program: Any) -> Program:
-    """`program` if it is a `Program`; else raises a TypeError that says how to get one."""
+    """Returns `program` unchanged.
+
+    Raises:
+        TypeError: If it is not a `Program`; the message says how to make one.
+    """
     if not isinstance(program, Program):
         raise TypeError(
             f"program must be a Program, such as KNOWN_PROGRAMS['Adam'] or Program.parse(text), "
@@ -273,11 +283,11 @@ def _parse_slot(name: str) -> int:
         except (KeyError, ValueError):
             constants = ", ".join(repr(value) for value in CONSTANTS.values())
             raise InvalidProgram(f"the only constants are {constants}; got {_shown(name)}") from None
-    raise InvalidProgram(f"unknown slot {_shown(name)}; slots are param, grad, step, a constant, or r9 and up")
+    raise InvalidProgram(f"unknown slot {_shown(name)}; slots are param, grad, step, a constant, or r9 to r255")
 
 
 def _slot(value: Any, role: str) -> int:
-    """`value` as a slot number; numpy integers are welcome, booleans and floats are not."""
+    """Converts an integer, also numpy's, to a slot number; rejects booleans and floats."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -295,7 +305,7 @@ def _check_length(length: int) -> None:
 
 
 def _shown(value: object) -> str:
-    """`value` for a message: short, and safe for what `repr` refuses (huge integers, deep lists)."""
+    """Returns a short text of any `value` for a message, also if its `repr` fails."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):

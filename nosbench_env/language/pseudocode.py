@@ -1,9 +1,10 @@
-"""Notation: what a program computes in a step, as a person would write it down."""
+"""Pseudocode of a program's step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
@@ -11,22 +12,35 @@ from nosbench_env.language.canonical import CanonicalForm, Node, canonical_form
 from nosbench_env.language.program import Program
 
 _PARAM, _SOURCES = "w", {"param": "w", "grad": "g", "step": "t"}
-_LONGEST_INLINED = 60  # characters, or so; what is longer gets a name of its own
+_LONGEST_INLINED = 60  # characters, roughly; a longer value gets a name of its own
 
-# How tightly an operation binds: names and calls more than a power, that more than a product.
-_SUM, _PRODUCT, _POWER, _ATOM = 1, 2, 3, 4
-_INFIX = {"add": (" + ", _SUM), "sub": (" - ", _SUM), "mul": ("*", _PRODUCT), "div": ("/", _PRODUCT)}
+
+class Binding(IntEnum):
+    """The precedence of an expression, the lowest first."""
+
+    SUM = 1
+    PRODUCT = 2
+    SIGN = 3
+    POWER = 4
+    ATOM = 5  # a name, a number, a call, or an expression in parentheses
+
+
+INFIX = {
+    "add": ("+", Binding.SUM),
+    "sub": ("-", Binding.SUM),
+    "mul": ("*", Binding.PRODUCT),
+    "div": ("/", Binding.PRODUCT),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A value, as the expression that computes it.
+    """A value as an expression.
 
     Attributes:
-        op: "name", "number", or an operation: "pow", or one of `FUNCTIONS`, but for `square`, `clip`, `interpolate` and
-            `bias_correct`, which are written with others.
-        inputs: What it is computed from.
-        text: The name, or the number: a float32 in the fewest digits that tell it from all others.
+        op: "name", "number", or one of `OPERATIONS` except "square".
+        inputs: The operands of an operation.
+        text: The name; or the number, a float32 in the fewest digits that identify it.
     """
 
     op: str
@@ -36,38 +50,53 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A line of pseudocode: `name` becomes the value of `term`."""
+    """A line of pseudocode: `name = term`."""
 
     name: str
     term: Term
 
 
-def assignments(program: Program) -> list[Assignment]:
-    """What a program does in a step, as assignments one after the other; one of them is to `w`.
+def assignments(form: CanonicalForm) -> list[Assignment]:
+    """Writes a step as a sequence of assignments.
 
-    They are made from the canonical form, so programs of one form read alike: what makes no difference is gone, and
-    constants are computed. `w` is the parameter, `g` its gradient, `t` the step (1 at the first). `m`, or `m1`, `m2`,
-    ..., is remembered from step to step and 0 before the first; `x`, or `x1`, `x2`, ..., belongs to the step. Where a
-    remembered value is needed after its successor is known, it is kept as `m_old`. If `w` never changes there are none.
+    One of them is to `w`. There are none if `w` never changes.
 
-    Raises:
-        TypeError: If `program` is not a `Program`.
+    Unnecessary code is gone and constants are folded. `w` is the parameter, `g` its gradient, `t` the step (1 at the
+    first). `m`, or `m1`, `m2`, ..., keeps its value from step to step and is 0 before the first. `x`, or `x1`, `x2`,
+    ..., is local to the step. If the old value of a memory is needed after the new one is assigned, it is kept as
+    `m_old`.
     """
-    form = canonical_form(program)
     return [] if form.behaviour == "no-op" else _Writer(form).assignments()
 
 
-def pseudocode(program: Program, *, exact: bool = False) -> str:
-    """A program as a person would write it, in infix notation; see `assignments` for the names.
+def memory_names(form: CanonicalForm) -> list[str]:
+    """Returns the carried slots' names in `assignments`."""
+    return _numbered("m", len(form.carried))
 
-    Computed from left to right and as the parentheses say, it gives the program's updates, to the last bit where the
-    constants are exact. It reads as Python, too. `size(w)` is the number of elements; `norm`, `mean` and `std` are
-    those of the whole tensor.
+
+def is_memory(name: str) -> bool:
+    """Returns True for the name of a carried slot."""
+    return name.startswith("m") and not name.endswith("_old")
+
+
+def pseudocode_lines(form: CanonicalForm, *, exact: bool = False) -> list[str]:
+    """Returns the lines of `pseudocode`, given the canonical form."""
+    lines = [f"{line.name} = {_written(line.term, exact)[0]}" for line in assignments(form)]
+    return lines or [f"# {_PARAM} never changes"]
+
+
+def pseudocode(program: Program, *, exact: bool = False) -> str:
+    """Writes a program in infix notation.
+
+    `assignments` explains the names.
+
+    The text is also valid Python. Evaluated from left to right and by the parentheses, it gives the program's updates,
+    to the last bit if the constants are exact. `size(w)` is the number of elements; `norm`, `mean` and `std` are taken
+    over the whole tensor.
 
     Args:
         program: The program.
-        exact: Whether constants have all digits of their float32 values; else four, or six near 1 (0.1, not
-            0.100000024).
+        exact: Writes all digits of the constants' float32 values (0.100000024); by default four, or six near 1 (0.1).
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -76,12 +105,11 @@ def pseudocode(program: Program, *, exact: bool = False) -> str:
     m = 0.9*m + 0.1*g
     w = w - 0.01*m
     """
-    lines = [f"{line.name} = {_written(line.term, exact)[0]}" for line in assignments(program)]
-    return "\n".join(lines) or f"# {_PARAM} never changes"
+    return "\n".join(pseudocode_lines(canonical_form(program), exact=exact))
 
 
 class _Writer:
-    """Writes a canonical form as assignments: which values get a line, under which name, and in which order."""
+    """The assignments of a canonical form: their values, names and order."""
 
     def __init__(self, form: CanonicalForm) -> None:
         # The new parameter as a further node.
@@ -91,7 +119,7 @@ class _Writer:
             ("sub", (len(form.nodes), form.update), ""),
         )
         self._carried = form.carried
-        self._memories = _numbered("m", len(form.carried))
+        self._memories = memory_names(form)
         new_param = len(self._nodes) - 1
         named = self._values_with_a_line(new_param)
         temporaries = sorted(named - {new_param, *form.carried})
@@ -101,7 +129,7 @@ class _Writer:
                 self._names.setdefault(number, memory)
 
     def _values_with_a_line(self, new_param: int) -> set[int]:
-        """The new parameter, what is remembered, what is read twice, and what is long."""
+        """Returns the new parameter, memories, long values, and those that are read twice."""
         users = [0] * len(self._nodes)
         for op, inputs, _ in self._nodes:
             for source in set(inputs) if op == "mul" else inputs:  # x * x is written x**2
@@ -110,13 +138,13 @@ class _Writer:
         lengths: list[int] = []
         for number, (op, inputs, _) in enumerate(self._nodes):
             of_inputs = [2 if source in named else lengths[source] for source in inputs]
-            lengths.append(sum(of_inputs) + (3 if op in _INFIX else len(op) + 2))
+            lengths.append(sum(of_inputs) + (3 if op in INFIX else len(op) + 2))
             if inputs and (users[number] > 1 or lengths[-1] > _LONGEST_INLINED):
                 named.add(number)
         return named
 
     def assignments(self) -> list[Assignment]:
-        """The assignments, in an order in which each finds the values it needs."""
+        """Returns the assignments in an executable order."""
         lines: dict[str, int] = {self._names[number]: number for number in sorted(self._names)}
         copies = {name: number for name, number in zip(self._memories, self._carried, strict=True) if name not in lines}
         lines = copies | lines
@@ -127,7 +155,7 @@ class _Writer:
         return keeping + [Assignment(name, self._line(name, lines[name], kept)) for name in order]
 
     def _ordered(self, lines: Mapping[str, int], kept: dict[int, str]) -> list[str] | None:
-        """The lines in order; or None, having decided to keep one more old value, without which there is no order."""
+        """Sorts the lines; if that is impossible, adds an old value to `kept` and returns None."""
         reads = {name: self._reads(name, number) for name, number in lines.items()}
         order: list[str] = []
         waiting = list(lines)
@@ -151,7 +179,7 @@ class _Writer:
     def _blocking(
         self, name: str, waiting: Sequence[str], reads: Mapping[str, set[tuple[str, str]]], kept: Mapping[int, str]
     ) -> bool:
-        """Whether a line has to wait: for what it reads, or for a line that reads what it overwrites."""
+        """Returns True if a line must wait for its inputs or for readers of its old value."""
         if any(("new", other) in reads[name] for other in waiting):
             return True
         if name in self._memories and self._memories.index(name) in kept:
@@ -159,20 +187,20 @@ class _Writer:
         return any(("old", name) in reads[other] for other in waiting if other != name)
 
     def _reads(self, name: str, number: int) -> set[tuple[str, str]]:
-        """What a line reads: "new" names, and "old" ones, of values as they are before the step."""
-        found: set[tuple[str, str]] = set()
+        """Returns the names that a line reads, "new" from this step or "old" from before it."""
+        reads: set[tuple[str, str]] = set()
         stack = [number] if self._names.get(number, name) != name else [*self._nodes[number][1]] or [number]
         while stack:
             source = stack.pop()
             op, inputs, detail = self._nodes[source]
             if source in self._names:
-                found.add(("new", self._names[source]))
+                reads.add(("new", self._names[source]))
             elif op == "slot":
-                found.add(("old", self._memories[int(detail)]))
+                reads.add(("old", self._memories[int(detail)]))
             elif op == "param":
-                found.add(("old", _PARAM))
+                reads.add(("old", _PARAM))
             stack += [] if source in self._names else inputs
-        return found
+        return reads
 
     def _line(self, name: str, number: int, kept: Mapping[int, str]) -> Term:
         op, inputs, _ = self._nodes[number]
@@ -200,7 +228,7 @@ def _numbered(letter: str, count: int) -> list[str]:
 
 
 def _tidied(op: str, inputs: list[Term]) -> Term:
-    """The same value as people write it: `x**2`, `x - 1` for `-1 + x`, constant factors and memories first."""
+    """Writes `x**2` for `x * x`, `x - 1` for `-1 + x`, constant factors and memories first."""
     if op == "mul" and inputs[0] == inputs[1]:
         return Term("pow", (inputs[0], Term("number", text="2.0")))
     if op == "mul":
@@ -215,7 +243,7 @@ def _tidied(op: str, inputs: list[Term]) -> Term:
 
 
 def _opposite(term: Term) -> Term | None:
-    """What a negative number, or a product with one, is the opposite of."""
+    """Negates a negative number or product; None for other terms."""
     if term.op == "number" and term.text.startswith("-"):
         return Term("number", text=term.text[1:])
     if term.op == "mul" and (factor := _opposite(term.inputs[0])) is not None and term.inputs[0].op == "number":
@@ -224,33 +252,34 @@ def _opposite(term: Term) -> Term | None:
 
 
 def _old(term: Term) -> bool:
-    """Whether a term reads a memory."""
+    """Returns True if a term reads a memory."""
     return term.text.startswith("m") or any(_old(source) for source in term.inputs)
 
 
-def _written(term: Term, exact: bool) -> tuple[str, int]:
-    """A term as text, and how tightly it binds."""
+def _written(term: Term, exact: bool) -> tuple[str, Binding]:
+    """Returns a term's text and binding."""
     if term.op == "name":
-        return term.text, _ATOM
+        return term.text, Binding.ATOM
     if term.op == "number":
         return _number(term.text, exact)
     if term.op == "pow":
-        return "**".join(_bound(source, _ATOM, exact) for source in term.inputs), _POWER
-    if term.op not in _INFIX:
-        return f"{term.op}({', '.join(_written(source, exact)[0] for source in term.inputs)})", _ATOM
-    sign, binding = _INFIX[term.op]
+        return "**".join(_bound(source, Binding.ATOM, exact) for source in term.inputs), Binding.POWER
+    if term.op not in INFIX:
+        return f"{term.op}({', '.join(_written(source, exact)[0] for source in term.inputs)})", Binding.ATOM
+    sign, binding = INFIX[term.op]
     left, right = term.inputs
-    return f"{_bound(left, binding, exact)}{sign}{_bound(right, binding + 1, exact)}", binding
+    space = " " if binding == Binding.SUM else ""
+    return f"{_bound(left, binding, exact)}{space}{sign}{space}{_bound(right, binding + 1, exact)}", binding
 
 
 def _bound(term: Term, least: int, exact: bool) -> str:
-    """A term in parentheses, unless it binds tightly enough."""
+    """Returns a term's text, in parentheses if needed."""
     text, binding = _written(term, exact)
     return text if binding >= least else f"({text})"
 
 
-def _number(text: str, exact: bool) -> tuple[str, int]:
+def _number(text: str, exact: bool) -> tuple[str, Binding]:
     if not exact:
         text = f"{float(text):.{6 if 0.9 < abs(float(text)) < 1.1 else 4}g}"
     text = text.removesuffix(".0")
-    return text, _SUM if text.startswith("-") else _ATOM
+    return text, Binding.SUM if text.startswith("-") else Binding.ATOM

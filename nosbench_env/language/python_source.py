@@ -1,4 +1,4 @@
-"""Programs from Python: an optimizer's step, written by hand in torch's terms, is read and never executed."""
+"""Programs from Python source, which is parsed and never executed."""
 
 from __future__ import annotations
 
@@ -27,44 +27,45 @@ from nosbench_env.language.program import (
 
 _MAX_TEXT = 1 << 16
 _MAX_DEPTH = 100  # of an expression
-_TOO_MANY = f"the step needs more than {MAX_SLOTS - FIRST_WRITABLE_SLOT} slots at a time"
+_TOO_MANY = f"the step needs more than {MAX_SLOTS - FIRST_WRITABLE_SLOT} slots at the same time"
 _ONE = next(slot for slot, value in CONSTANTS.items() if value == 1.0)
 
 _OPERATORS: dict[type[ast.operator], str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _MODULES = ("torch", "math", "linalg")
 
-# What torch calls the functions of the language. `clip` is `clamp` with a maximum; powers are in `_power`.
+# torch's name of a function -> the language's. `clip` is `clamp` with a maximum; `_power` treats powers.
 _NAMES = {
     **{name: name for name, function in FUNCTIONS.items() if name not in ("clip", "size")},
     **{"absolute": "abs", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "vector_norm": "norm"},
     **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "min": "minimum", "max": "maximum"},
     **{"size": "size", "numel": "size"},
 }
-_COMPOSED = ("clamp", "clip", "pow", "neg", "reciprocal")  # written with others
-_ALLOWED = (
-    "+ - * /, x ** 2, x / (1 - b ** t), and torch's sqrt, square, exp, log, sign, abs, sin, cos, tan, arcsin, arccos, "
-    "arctan, minimum, maximum, clamp, heaviside, norm, mean, std, numel"
+_COMPOSED = ("clamp", "clip", "pow", "neg", "reciprocal")  # functions of torch that become several instructions
+_ALLOWED = "+ - * /, x ** 2, x / (1 - b ** t), and torch's " + ", ".join(
+    {"clip": "clamp", "size": "numel"}.get(name, name)
+    for name in FUNCTIONS
+    if name not in (*_OPERATORS.values(), "interpolate", "bias_correct")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Power:
-    """b ** t, of which the language knows the use in x / (1 - b ** t) alone; `rest` if it is 1 - b ** t."""
+    """The power b ** t, or 1 - b ** t if `rest`, only allowed in x / (1 - b ** t)."""
 
     base: int
     exponent: int
     rest: bool = False
 
 
-_Node = tuple[str, tuple[int, ...]]  # a function, or "slot" or "memory", and the numbers of its inputs
-_Value = float | int | _Power  # a number of Python, as a float; a value of the step, by its number; a power
+_Node = tuple[str, tuple[int, ...]]  # a function, "slot" or "memory", and the numbers of its inputs
+_Value = float | int | _Power  # a number of the source, always a float; the number of a value of the step; a power
 
 
 def program_from_python(source: str) -> Program:
-    """Reads a step of an optimizer, written as a Python function; see `Program.from_python`.
+    """Reads a Python function; see `Program.from_python`.
 
     Raises:
-        InvalidProgram: Naming the line, what stands there and what is allowed.
+        InvalidProgram: If the source is not allowed; the message names the line, its text and the allowed forms.
     """
     if not isinstance(source, str):
         raise InvalidProgram(f"a step's source must be a string, got {type(source).__name__}")
@@ -73,9 +74,9 @@ def program_from_python(source: str) -> Program:
     try:
         module = ast.parse(source)
     except SyntaxError as error:
-        raise InvalidProgram(f"line {error.lineno or 1}: no Python: {error.msg}") from None
+        raise InvalidProgram(f"line {error.lineno or 1}: not valid Python: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise InvalidProgram(f"no Python that can be read: {error or type(error).__name__}") from None
+        raise InvalidProgram(f"unreadable Python: {error or type(error).__name__}") from None
     try:
         return _Reader().program(module)
     except RecursionError:
@@ -83,7 +84,7 @@ def program_from_python(source: str) -> Program:
 
 
 class _Reader:
-    """Reads a module with one function, and writes down the values that it computes, each distinct one once."""
+    """The reader of a module with one function."""
 
     def __init__(self) -> None:
         self.graph = _Graph()
@@ -99,20 +100,20 @@ class _Reader:
                 case ast.FunctionDef() if function is None:
                     function = statement
                 case ast.FunctionDef():
-                    raise _error(statement, f"a second function; {function.name if function else ''} is the step")
+                    raise _error(statement, f"a second function; the step is {function.name if function else ''!r}")
                 case ast.Import() | ast.ImportFrom() | ast.Expr(ast.Constant(str())):
                     pass
                 case ast.Assign([ast.Name(name)], value) if function is None:
                     self.names[name] = self._number(value)
                 case _:
-                    raise _error(statement, "beside the function only imports and named numbers are allowed")
+                    raise _error(statement, "only imports and named numbers are allowed outside the function")
         if function is None:
-            raise InvalidProgram("expected a function such as 'def step(w, grad, t):' that holds the optimizer's step")
+            raise InvalidProgram("expected the optimizer's step as a function such as 'def step(w, grad, t):'")
         self._signature(function)
         for place, statement in enumerate(function.body):
             self._statement(statement, last=place == len(function.body) - 1)
         if self.update is None:
-            raise InvalidProgram(f"the step neither assigns '{self.param} = {self.param} - ...' nor returns an update")
+            raise InvalidProgram(f"the step must assign '{self.param} = {self.param} - ...' or return an update")
         after = {name: self._value(self.names[name], function) for name in self.graph.memories}
         return self.graph.program(self.update, after)
 
@@ -123,12 +124,12 @@ class _Reader:
         if function.decorator_list or odd or len(plain) < 2:
             raise _error(
                 function,
-                "expected 'def step(w, grad, t, ...)': the parameter, its gradient, the step number if it is needed, "
-                "and memories if they are to be named; no decorators, defaults or *",
+                "expected 'def step(w, grad, t, ...)': the parameter, its gradient, the step number if needed, and "
+                "named memories if wanted; no decorators, defaults or *",
             )
         names = [argument.arg for argument in plain]
         if len(set(names)) < len(names):
-            raise _error(function, f"a name is given twice: {', '.join(names)}")
+            raise _error(function, f"argument names must differ, got {', '.join(names)}")
         self.param = names[0]
         self.names |= dict(zip(names, (PARAM, GRAD, STEP), strict=False))
         self.assigned = {
@@ -136,7 +137,7 @@ class _Reader:
         }
         for name in names[1:3]:
             if name in self.assigned:
-                raise _error(function, f"{name!r} is given to the step and can't be assigned; use another name")
+                raise _error(function, f"the argument {name!r} can't be assigned; use another name")
         for name in names[3:]:
             self.names[name] = self.graph.memory(name)
 
@@ -156,8 +157,8 @@ class _Reader:
             case _:
                 raise _error(
                     statement,
-                    f"{_shown(statement)}: expected 'name = expression'; loops, conditions and functions that work in "
-                    "place, such as m.mul_(0.9), are not read",
+                    f"{_shown(statement)}: expected 'name = expression'; loops, conditions and in-place functions, "
+                    "such as m.mul_(0.9), are not allowed",
                 )
 
     def _assign(self, statement: ast.stmt, name: str, value: ast.expr) -> None:
@@ -167,20 +168,20 @@ class _Reader:
             self.names[name] = self._evaluated(value)
             return
         if self.update is not None:
-            raise _error(statement, f"{name} is changed twice; add the changes up, and change it in one line")
+            raise _error(statement, f"{name} is changed twice; add the changes and make them in one line")
         match value:
             case ast.BinOp(ast.Name(read), ast.Sub(), update) if read == name:
                 self.update = self._value(self._evaluated(update), statement)
             case ast.BinOp(ast.Name(read), ast.Add(), update) if read == name:
                 self.update = self._value(self._negated(self._evaluated(update), statement), statement)
             case _:
-                raise _error(statement, f"the parameter changes by '{name} = {name} - ...' alone")
+                raise _error(statement, f"the parameter may only change by '{name} = {name} - ...'")
         del self.names[name]
 
     def _return(self, statement: ast.Return, value: ast.expr | None) -> None:
         if self.update is not None:
             if value is not None and not (isinstance(value, ast.Name) and value.id == self.param):
-                raise _error(statement, f"{self.param} has been changed: return {self.param} or nothing")
+                raise _error(statement, f"{self.param} has been changed; return {self.param} or nothing")
             return
         match value:
             case None:
@@ -188,7 +189,7 @@ class _Reader:
             case ast.BinOp(ast.Name(read), ast.Sub() | ast.Add()) if read == self.param:
                 raise _error(
                     statement,
-                    f"what is returned is the update, which is subtracted from {read}; for a new value write "
+                    f"the returned value is the update, which is subtracted from {read}; to assign a new value, write "
                     f"'{read} = {_shown(value)}'",
                 )
         self.update = self._value(self._evaluated(value), statement)
@@ -223,16 +224,16 @@ class _Reader:
                 return self._arithmetic(node, _OPERATORS[type(operator)], inner(left), inner(right))
             case ast.Call(function, arguments, keywords):
                 return self._call(node, function, arguments, keywords, inner)
-        raise _error(node, f"{_shown(node)} is not of the language; allowed are {_ALLOWED}")
+        raise _error(node, f"{_shown(node)} is not in the language; allowed are {_ALLOWED}")
 
     def _read(self, node: ast.expr, name: str) -> _Value:
         if name in self.names:
             return self.names[name]
         if name == self.param:
-            raise _error(node, f"{name} has been changed above; compute with it before")
+            raise _error(node, f"{name} has been changed above; read it before that line")
         if name not in self.assigned:
-            raise _error(node, f"unknown name {name!r}; names are the function's, and those that it assigns")
-        self.names[name] = self.graph.memory(name)  # as the step before has left it
+            raise _error(node, f"unknown name {name!r}; known are the function's arguments and the names it assigns")
+        self.names[name] = self.graph.memory(name)  # the value from the previous step
         return self.names[name]
 
     def _call(
@@ -253,7 +254,7 @@ class _Reader:
             case ast.Attribute(value, name) if not name.endswith("_"):
                 inputs = [value, *arguments]
             case _:
-                raise _error(node, f"{_shown(function)} is not of the language; allowed are {_ALLOWED}")
+                raise _error(node, f"{_shown(function)} is not in the language; allowed are {_ALLOWED}")
         if name not in (*_NAMES, *_COMPOSED):
             raise _error(node, f"unknown function {name!r}; allowed are {_ALLOWED}")
         values = [inner(value) for value in inputs]
@@ -276,7 +277,7 @@ class _Reader:
         return self.graph.apply(known.name, *[self._value(value, node) for value in values])
 
     def _clamp(self, node: ast.Call, values: Sequence[_Value], named: Mapping[str, _Value]) -> _Value:
-        """x.clamp(min, max); the greatest of x and `min` first, as torch does."""
+        """Reads x.clamp(min, max); like torch, takes the maximum with `min` first."""
         bounds = {**dict(zip(("min", "max"), values[1:], strict=False)), **named}
         if not values or len(values) > 3 or not bounds or set(bounds) - {"min", "max"}:
             raise _error(node, f"expected x.clamp(min=..., max=...), got {_shown(node)}")
@@ -312,11 +313,11 @@ class _Reader:
         return self.graph.apply("mul", self._value(value, node), self._value(-1.0, node))
 
     def _value(self, value: _Value, node: ast.AST) -> int:
-        """A value by its number in the graph: numbers are composed of the language's constants."""
+        """Returns a value's number in the graph; composes numbers of the constants."""
         if isinstance(value, _Power):
             raise _error(
                 node,
-                "of powers the language knows x ** 2, x ** 0.5, x ** -1, and b ** t in x / (1 - b ** t) alone",
+                "the only powers in the language are x ** 2, x ** 0.5, x ** -1, and b ** t in x / (1 - b ** t)",
             )
         if isinstance(value, int):
             return value
@@ -325,13 +326,15 @@ class _Reader:
             constants = ", ".join(repr(constant) for constant in CONSTANTS.values())
             nearest = " and ".join(str(np.float32(number)) for number in nearest_constants(value))
             raise _error(
-                node, f"{value!r} can't be composed of the constants {constants} in a few steps; near it are {nearest}"
+                node,
+                f"{value!r} can't be composed of the constants {constants} in a few instructions; the nearest numbers "
+                f"that can are {nearest}",
             )
         return self.graph.constant(expression)
 
 
 class _Graph:
-    """The values of a step: the read-only slots by their number, then memories and what is computed."""
+    """The numbered values of a step: read-only slots, then memories and computed values."""
 
     def __init__(self) -> None:
         self.nodes: list[_Node] = [("slot", ())] * FIRST_WRITABLE_SLOT
@@ -339,13 +342,13 @@ class _Graph:
         self._numbers: dict[_Node, int] = {}
 
     def memory(self, name: str) -> int:
-        """The value of a memory before the step."""
+        """Adds a memory; returns its value before the step."""
         self.memories[name] = len(self.nodes)
         self.nodes.append(("memory", ()))
         return self.memories[name]
 
     def apply(self, function: str, *inputs: int) -> int:
-        """The value of a function."""
+        """Returns the value of a function."""
         node = function, inputs
         if node not in self._numbers:
             if len(self._numbers) > 4 * MAX_INSTRUCTIONS:
@@ -357,13 +360,13 @@ class _Graph:
         return self._numbers[node]
 
     def constant(self, expression: Expression) -> int:
-        """The value of an expression of constants."""
+        """Returns the value of an expression of constants."""
         if expression.function == "slot":
             return expression.slot
         return self.apply(expression.function, *(self.constant(source) for source in expression.inputs))
 
     def program(self, update: int, after: Mapping[str, int]) -> Program:
-        """The program that computes an update, and what each memory is to hold after the step."""
+        """Returns the program of an update and the new memories."""
         memories = {before: after[name] for name, before in self.memories.items()}
         needed, carried = self._needed(update, memories)
         order = [number for number in sorted(needed) if self.nodes[number][0] not in ("slot", "memory")]
@@ -374,7 +377,7 @@ class _Graph:
         return min(written, key=len)
 
     def _needed(self, update: int, memories: Mapping[int, int]) -> tuple[set[int], dict[int, int]]:
-        """The values that an update needs, now or later, and the memories among them with what they come to hold."""
+        """Returns the values that an update needs, and the new values of needed memories."""
         needed: set[int] = set()
         carried: dict[int, int] = {}
         stack = [update]
@@ -391,13 +394,15 @@ class _Graph:
 
 
 class _Emitter:
-    """Gives values slots: memories one for the whole run, others one as long as they are needed.
+    """The assignment of slots to values.
+
+    A memory has its slot for the whole run, another value as long as it is needed.
 
     Args:
         nodes: All values.
         order: The values to compute, in order.
-        update: The value that the last instruction must have.
-        memories: What each memory is to hold after the step.
+        update: The value of the last instruction.
+        memories: The value of each memory after the step.
     """
 
     def __init__(self, nodes: Sequence[_Node], order: Sequence[int], update: int, memories: Mapping[int, int]) -> None:
@@ -416,7 +421,7 @@ class _Emitter:
             self.uses[number] += 1
 
     def program(self) -> Program:
-        """The program."""
+        """Returns the program."""
         for number in self.order:
             function, inputs = self.nodes[number]
             read = tuple(self.slots[source] for source in inputs)
@@ -439,7 +444,7 @@ class _Emitter:
             self.free.add(slot)
 
     def _slot_for(self, number: int) -> int:
-        """The slot for a new value: that of a memory that is to hold it, if what it held before is of no more use."""
+        """Returns a new value's slot: that of its memory, if free, or a temporary one."""
         for memory, after in self.memories.items():
             if after == number and not self.uses[memory]:
                 return self.homes[memory]
@@ -453,21 +458,21 @@ class _Emitter:
         return slot
 
     def _move_memories(self) -> None:
-        """Copies to each memory what it is to hold, where that lies elsewhere."""
+        """Copies new values from other slots to their memories."""
         moves = {
             self.homes[memory]: after
             for memory, after in self.memories.items()
             if self.slots[after] != self.homes[memory]
         }
         for number in {*moves.values(), self.update}:
-            if self.slots[number] in moves:  # it would be overwritten
+            if self.slots[number] in moves:  # a move overwrites it
                 self._emit("mul", (self.slots[number], _ONE), number, self._temporary())
         for home, number in moves.items():
             self.instructions.append(Instruction("mul", (self.slots[number], _ONE), home))
 
 
 def _computed(node: ast.expr, op: str, left: float, right: float) -> float:
-    """Arithmetic of numbers alone, as Python does it."""
+    """Computes with numbers as Python does."""
     try:
         match op:
             case "add":
@@ -482,7 +487,7 @@ def _computed(node: ast.expr, op: str, left: float, right: float) -> float:
     except (ZeroDivisionError, OverflowError) as error:
         raise _error(node, f"{_shown(node)}: {error}") from None
     if isinstance(result, complex):
-        raise _error(node, f"{_shown(node)} is no real number")
+        raise _error(node, f"{_shown(node)} is not a real number")
     return float(result)
 
 
@@ -491,7 +496,7 @@ def _error(node: ast.AST, message: str) -> InvalidProgram:
 
 
 def _shown(node: ast.AST) -> str:
-    """A piece of source for a message."""
+    """Returns a short piece of source for a message."""
     try:
         text = ast.unparse(node).splitlines()[0]
     except RecursionError:

@@ -1,4 +1,4 @@
-"""The search space: which programs a search may propose, how they are drawn, changed and written as actions."""
+"""The search space: sampling, mutation and encoding of programs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _ACTION_SHAPE = (2 + MAX_ARITY,)
 class SearchSpace:
     """The programs of 1 to `max_instructions` instructions over `memory_size` slots.
 
-    The defaults are the paper's (Appendix F). Nothing the space draws or changes ever leaves it.
+    The defaults are the paper's (Appendix F). Sampling and mutation never leave the space.
 
-    Nine of ten programs of the paper's space ignore the gradient, and of an average one most instructions change
-    nothing. `constraints` leave such programs out:
+    In the paper's space, nine of ten programs ignore the gradient, and most instructions of an average program are
+    unnecessary. `constraints` exclude such programs:
 
-    * "written": every slot that is read holds something: a constant, the weights, the gradient, the step, or what an
-      instruction of the program writes, be it later, for the next step.
-    * "used": the value of every instruction reaches the last one, in this step or in a later one; and at no point stand
-      more loose ends open than the instructions that may follow can tie up by two each (see `grammar`).
-    * "gradient": some instruction reads the gradient; together with "used", the update then depends on it.
+    * "written": every slot that is read holds a constant, the weights, the gradient, the step, or the value of an
+      instruction of the program, possibly of a later one, written in the step before.
+    * "used": the value of every instruction reaches the last one, in this step or a later one. At every point, two
+      reads by each instruction that may follow suffice to use all unread values (see `draft`).
+    * "gradient": some instruction reads the gradient. Together with "used", the update depends on it.
 
     Args:
         max_instructions: Length of the longest program.
@@ -44,7 +44,7 @@ class SearchSpace:
         constraints: Any of the three; kept in alphabetical order.
 
     Raises:
-        ValueError: If a bound is out of the language's range, or a constraint is unknown.
+        ValueError: If a bound is outside the language's range, or a constraint is unknown.
 
     >>> space = SearchSpace()
     >>> program = space.sample(np.random.default_rng(0))
@@ -77,14 +77,16 @@ class SearchSpace:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data, the arguments to make it anew; without the constraints if there are none."""
+        """Returns the constructor's arguments as JSON data."""
         bounds = {"max_instructions": self.max_instructions, "memory_size": self.memory_size}
         return bounds | ({"constraints": list(self.constraints)} if self.constraints else {})
 
     def sample(self, rng: np.random.Generator) -> Program:
-        """Draws a program (Appendix F): a length, then functions, inputs and outputs, all uniform.
+        """Draws a program (Appendix F).
 
-        With constraints each token is drawn uniformly from those allowed where it stands.
+        Its length, functions, inputs and outputs are uniform.
+
+        With constraints, each token is drawn uniformly from those allowed at its place.
         """
         length = rng.integers(1, self.max_instructions, endpoint=True)
         if self.constraints:
@@ -95,17 +97,19 @@ class SearchSpace:
         return Program(tuple(self.sample_instruction(rng) for _ in range(length)))
 
     def sample_instruction(self, rng: np.random.Generator) -> Instruction:
-        """Draws an instruction: function, inputs and output uniform."""
+        """Draws an instruction with uniform function, inputs and output."""
         function = FUNCTIONS[FUNCTION_NAMES[rng.integers(len(FUNCTION_NAMES))]]
         inputs = tuple(int(slot) for slot in rng.integers(self.memory_size, size=function.arity))
         return Instruction(function.name, inputs, self._sample_output(rng))
 
     def mutate(self, program: Program, rng: np.random.Generator) -> Program:
-        """Changes a program at one place: one of the paper's three mutations, equally likely (Appendix F).
+        """Applies one of the paper's mutations (Appendix F).
 
-        Inserts a random instruction anywhere, deletes one, or sets one input or output of one to a random slot (which
-        may be the one it was). A mutation that would leave the space is drawn again. Constraints do not shut any of the
-        three out, but they make some rare.
+        The three mutations are equally likely.
+
+        A mutation inserts a random instruction anywhere, deletes one, or sets one input or output to a random slot,
+        possibly the same. A mutation that would leave the space is drawn again. Constraints exclude none of the three,
+        but make some rare.
 
         Raises:
             InvalidProgram: If the program is not in the space.
@@ -129,11 +133,11 @@ class SearchSpace:
                 return mutant
 
     def admit(self, program: Program) -> Program:
-        """The program itself if it is in the space, or else one that does the same with its slots renumbered to fit.
+        """Returns the program, with its slots renumbered if necessary.
 
         Raises:
-            InvalidProgram: If it is empty, too long, uses too many slots, or does not obey the constraints.
-            TypeError: If it is no program.
+            InvalidProgram: If it is empty, too long, uses too many slots, or violates a constraint.
+            TypeError: If it is not a `Program`.
         """
         if not isinstance(program, Program):
             raise TypeError(f"program must be a Program, got {type(program).__name__}")
@@ -145,13 +149,13 @@ class SearchSpace:
         for constraint in self.constraints:
             if renumbered not in replace(self, constraints=(constraint,)):
                 raise InvalidProgram(
-                    f"the program does not obey the space's constraint {constraint!r} (see SearchSpace):\n{program}\n"
-                    "program.simplified() leaves out what makes no difference"
+                    f"the program violates the space's constraint {constraint!r} (see SearchSpace):\n{program}\n"
+                    "program.simplified() removes unnecessary instructions"
                 )
         return renumbered
 
     def _renumbered(self, program: Program) -> Program:
-        """The program with its slots renumbered to fit."""
+        """Returns the program with slots that fit."""
         used = {slot for i in program for slot in (*i.inputs, i.output) if slot >= FIRST_WRITABLE_SLOT}
         outside = sorted(slot for slot in used if slot >= self.memory_size)
         free = [slot for slot in range(FIRST_WRITABLE_SLOT, self.memory_size) if slot not in used]
@@ -171,10 +175,13 @@ class SearchSpace:
         )
 
     def draft(self, length: int | None = None) -> Draft:
-        """A new program of the space to be written token by token; of exactly so many instructions if that is given.
+        """Starts a program to be written token by token.
+
+        Args:
+            length: The exact number of instructions; by default any that the space allows.
 
         Raises:
-            ValueError: If there are no programs of that length.
+            ValueError: If the space has no programs of that length.
         """
         if length is not None and not 1 <= length <= self.max_instructions:
             raise ValueError(f"length must be from 1 to {self.max_instructions}, got {length!r}")
@@ -182,11 +189,13 @@ class SearchSpace:
 
     @property
     def token_count(self) -> int:
-        """The number of tokens: the functions, STOP, and the slots."""
+        """The number of distinct tokens."""
         return FIRST_SLOT_TOKEN + self.memory_size
 
     def tokens(self, program: Program) -> list[int]:
-        """The tokens that write a program: function, inputs, output, function, ...; STOP unless it has full length.
+        """Returns a program's tokens.
+
+        They are function, inputs, output, function, ..., and STOP unless the program has full length.
 
         Raises:
             InvalidProgram: If it is too long or uses a slot outside the space.
@@ -195,19 +204,19 @@ class SearchSpace:
             raise InvalidProgram(
                 f"the space has up to {self.max_instructions} instructions, the program {len(program)}"
             )
-        found = []
+        tokens = []
         for instruction in program:
             slots = (*instruction.inputs, instruction.output)
             if max(slots) >= self.memory_size:
                 raise InvalidProgram(f"'{instruction}' uses a slot outside the space's {self.memory_size}")
-            found += [FUNCTION_NAMES.index(instruction.function), *(FIRST_SLOT_TOKEN + slot for slot in slots)]
-        return found if len(program) == self.max_instructions else [*found, STOP]
+            tokens += [FUNCTION_NAMES.index(instruction.function), *(FIRST_SLOT_TOKEN + slot for slot in slots)]
+        return tokens if len(program) == self.max_instructions else [*tokens, STOP]
 
     def from_tokens(self, tokens: Sequence[int]) -> Program:
-        """The program that tokens write; the inverse of `tokens`.
+        """Returns the program with the given `tokens`.
 
         Raises:
-            InvalidProgram: If they do not write a whole program of the space.
+            InvalidProgram: If the tokens are no complete program of the space.
         """
         draft = self.draft()
         for token in tokens:
@@ -224,11 +233,13 @@ class SearchSpace:
 
     @property
     def action_sizes(self) -> tuple[int, ...]:
-        """Number of choices for each factor of an action: function or STOP, three inputs, output."""
+        """The numbers of choices for function or STOP, three inputs, and output."""
         return (STOP + 1, *(self.memory_size,) * MAX_ARITY, self.memory_size - FIRST_WRITABLE_SLOT)
 
     def encode(self, instruction: Instruction) -> NDArray[np.int64]:
-        """The action that appends an instruction: `(5,)` int64; inputs beyond the function's arity are 0.
+        """Returns the action that appends an instruction, `(5,)` int64.
+
+        Inputs beyond the function's arity are 0.
 
         Raises:
             InvalidProgram: If the instruction uses a slot outside the space.
@@ -240,10 +251,12 @@ class SearchSpace:
         return np.array([function, *inputs, instruction.output - FIRST_WRITABLE_SLOT], dtype=np.int64)
 
     def decode(self, action: Sequence[int] | NDArray[np.integer[Any]]) -> Instruction | None:
-        """The instruction that an action appends, or None for STOP. Inputs beyond the arity are ignored.
+        """Returns the instruction that an action appends, or None for STOP.
+
+        Inputs beyond the function's arity are ignored.
 
         Raises:
-            ValueError: If the action is not five integers within `action_sizes`.
+            ValueError: If the action is not five integers below `action_sizes`.
         """
         function, *inputs, output = self.check_action(action)
         if function == STOP:
@@ -252,10 +265,12 @@ class SearchSpace:
         return Instruction(name, tuple(inputs[: FUNCTIONS[name].arity]), output + FIRST_WRITABLE_SLOT)
 
     def check_action(self, action: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[int, int, int, int, int]:
-        """The five numbers of an action: function or `STOP`, inputs, output less 9.
+        """Returns the five numbers of a valid action.
+
+        They are the function or `STOP`, three inputs, and the output slot minus 9.
 
         Raises:
-            ValueError: If the action is not five integers within `action_sizes`.
+            ValueError: If the action is not five integers below `action_sizes`.
         """
         values = np.asarray(action)
         if values.dtype.kind in "iu" and values.shape == _ACTION_SHAPE:
@@ -278,10 +293,12 @@ class SearchSpace:
         return np.array([STOP] + [0] * (MAX_ARITY + 1), dtype=np.int64)
 
     def action_masks(self, length: int) -> NDArray[np.bool_]:
-        """Which choices are allowed after `length` instructions: the factors' masks in a row, `(sum(action_sizes),)`.
+        """Returns the masks of the factors after `length` instructions.
 
-        All but one are: a program can't stop before its first instruction. Which inputs are read depends on the
-        function, which a mask of independent factors can't say: those not read are ignored.
+        They are concatenated to `(sum(action_sizes),)`.
+
+        Everything is allowed except STOP before the first instruction. A mask of independent factors cannot express
+        that the number of inputs depends on the function; inputs that it does not read are ignored.
         """
         mask = np.ones(sum(self.action_sizes), dtype=np.bool_)
         mask[STOP] = length >= 1

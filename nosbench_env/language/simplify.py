@@ -1,4 +1,4 @@
-"""Simplification: a program without what makes no difference, and why each instruction falls away or stays."""
+"""Simplification: the removal of unnecessary instructions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from nosbench_env.language.canonical import canonical_form, source_name, value_g
 from nosbench_env.language.live_code import live_code, live_places
 from nosbench_env.language.program import CONSTANTS, GRAD, PARAM, STEP, Instruction, Program, check_program
 
-_MAX_LIVE = 40  # longer programs only lose dead code: more takes time that grows with the third power of the length
+_MAX_LIVE = 40  # longer programs lose dead code only: the rest takes time cubic in the length
 
 
 def simplify(program: Program) -> Program:
-    """A program of the same canonical form with no instruction that could be left out; slots keep their names.
+    """Removes all unnecessary instructions.
 
-    Instructions go that reach no update, and those whose value another slot holds already (`mul(x, 1.0)`, what is
-    computed twice), which is then read there. One may have to stay that only repeats a value, since the update is the
-    value of the last instruction. A program that never updates anything becomes the empty one. Of a program with more
-    than 40 live instructions only those go that reach no update.
+    The canonical form and the slots' names do not change.
+
+    Unnecessary are instructions that reach no update, and those whose value another slot already holds (`mul(x, 1.0)`,
+    or a value computed twice); readers then read that slot. An instruction that repeats a value may have to stay, since
+    the update is the value of the last instruction. A program whose update is always +0 becomes the empty program. From
+    another with more than 40 live instructions, only instructions that reach no update are removed.
 
     >>> print(simplify(Program.parse("r9 = exp(step); r10 = mul(grad, 1.0); r9 = mul(r10, 0.1)")))
     r9 = mul(grad, 0.1)
@@ -28,22 +30,24 @@ def simplify(program: Program) -> Program:
     """
     code = live_code(check_program(program))[0]
     form = canonical_form(program)
+    if form == canonical_form(Program()):
+        return Program()
     if len(code) > _MAX_LIVE:
         return Program(code)
     index = len(code) - 1
     while index >= 0:
         for shorter in _without(code, index):
             if canonical_form(Program(shorter)) == form:
-                code, index = shorter, len(shorter)  # what stood after it may go now
+                code, index = shorter, len(shorter)  # later instructions may be unnecessary now
                 break
         index -= 1
     return Program(code)
 
 
 def _without(code: Sequence[Instruction], index: int) -> Iterator[tuple[Instruction, ...]]:
-    """The code without an instruction, whose value later ones read from another slot: for each that may hold it."""
+    """Yields the code without an instruction, whose value is read from another slot."""
     graph, removed = value_graph(Program(tuple(code))), code[index]
-    if len(graph.values) < len(code):  # some of it has become dead: any of that may go
+    if len(graph.values) < len(code):  # some instructions have become dead and may be removed
         yield tuple(instruction for place, instruction in enumerate(code) if place != index)
         return
     value = graph.values[index]
@@ -60,12 +64,12 @@ def _without(code: Sequence[Instruction], index: int) -> Iterator[tuple[Instruct
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What becomes of an instruction.
+    """An instruction, and the reason if it is unnecessary.
 
     Attributes:
         instruction: The instruction.
-        live: Whether its value reaches an update, at this step or a later one.
-        remark: Why it reaches none, or what its value is if that needs no computing; else empty.
+        live: True if its value reaches an update, at this step or a later one.
+        remark: The reason why it reaches none, or the value if it needs no computation; else empty.
     """
 
     instruction: Instruction
@@ -74,7 +78,7 @@ class Explained:
 
 
 def explain(program: Program) -> list[Explained]:
-    """Says of each instruction whether it makes a difference, and if not, why.
+    """Explains which instructions are unnecessary, and why.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -105,7 +109,7 @@ def explain(program: Program) -> list[Explained]:
 
 
 def _why_dead(program: Program, line: int) -> str:
-    """Why the instruction of a line reaches no update: who reads it, at this step and after that at the next."""
+    """Returns the reason why an instruction reaches no update, now or in the next step."""
     output = program[line - 1].output
     readers: list[int] = []
     for other in (*range(line + 1, len(program) + 1), *range(1, line + 1)):
@@ -120,5 +124,5 @@ def _why_dead(program: Program, line: int) -> str:
     if not others:
         return "nothing else reads it" if readers else "nothing reads it"
     if len(others) == 1:
-        return f"only line {others[0]} reads it, which falls away too"
-    return f"only lines {', '.join(map(str, others))} read it, which fall away too"
+        return f"only line {others[0]} reads it, which is unnecessary too"
+    return f"only lines {', '.join(map(str, others))} read it, which are unnecessary too"

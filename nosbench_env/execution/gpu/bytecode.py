@@ -1,4 +1,4 @@
-"""A step's code as bytecode for the interpreter on the GPU (`interpreter.cu`, which defines what the numbers mean)."""
+"""Bytecode of steps for the GPU's interpreter (`interpreter.cu`)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from nosbench_env.execution.stages import schedule
-from nosbench_env.execution.step_code import StepCode, lower
+from nosbench_env.execution.stages import split_into_stages
+from nosbench_env.execution.step_code import StepCode, step_codes
+from nosbench_env.language.functions import OPERATIONS, REDUCTIONS
 from nosbench_env.language.live_code import Kind, carried_slots
 from nosbench_env.language.program import Program
 
-# Elementwise operations, scalar sources and what else a program can do, in the order of the interpreter's enum.
+# Elementwise operations, scalar sources, loads and stores, in the order of the enum `Opcode` in interpreter.cu.
 OPCODES = {
     name: number
     for number, name in enumerate(
         (
-            *("square", "exp", "log", "sign", "sqrt", "abs", "norm", "sin", "cos", "tan", "arcsin", "arccos", "arctan"),
-            *("div", "mul", "add", "sub", "minimum", "maximum", "heaviside", "pow"),
+            *(name for name in OPERATIONS if name not in ("mean", "std", "size")),
             *("const", "step", "grad_scale", "numel", "scalar_slot", "reduced"),
             *("load", "store", "store_scalar", "update"),
         )
     )
 }
-REDUCTION_CODES = {"norm": 0, "mean": 1, "std": 2}
-PARAM_COLUMN, GRAD_COLUMN, FIRST_SLOT_COLUMN = 0, 1, 2  # of the table of pointers
+REDUCTION_CODES = {name: number for number, name in enumerate(REDUCTIONS)}  # as the enum `ReductionKind`
+PARAM_COLUMN, GRAD_COLUMN, FIRST_SLOT_COLUMN = 0, 1, 2  # columns of the table of pointers
 
-# What one block of threads has room for; a program that needs more has to be run in another way.
+# The limits of a block of threads; larger programs run on `UnfusedPopulation`.
 MAX_REGISTERS, MAX_SCALARS = 32, 256
 
-Instruction = tuple[int, int, int, int]  # operation, result, two operands
+GpuInstruction = tuple[int, int, int, int]  # opcode, result, two operands
 
 
 class TooLarge(ValueError):
-    """The program needs more registers or scalars than the interpreter has."""
+    """The program exceeds the interpreter's registers or scalars."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction: instructions `start` to `end` compute the elements' values, which are in operand `source`."""
+    """A reduction of operand `source`, which code `start` to `end` computes."""
 
     kind: int
     start: int
@@ -52,17 +52,17 @@ class Reduction:
 class Bytecode:
     """One step of a program for the interpreter.
 
-    An operand is the number of a register, or -1 - the number of a scalar.
+    An operand is the number of a register, or -1 - the number of a scalar. A level is a stage of the step.
 
     Attributes:
-        instructions: The code of the scalars first.
-        scalars_end: For each level, where the code of the scalars known there ends.
-        reductions: For each level but the last, what it reduces.
+        instructions: All instructions, those of the scalars first.
+        scalars_end: For each level, the end of the code of the scalars known there.
+        reductions: For each level but the last, its reductions.
         final: Start and end of the last level's code, which writes slots and parameter.
-        num_results: How many results of reductions there are.
+        num_results: Number of results of reductions.
     """
 
-    instructions: tuple[Instruction, ...]
+    instructions: tuple[GpuInstruction, ...]
     scalars_end: tuple[int, ...]
     reductions: tuple[tuple[Reduction, ...], ...]
     final: tuple[int, int]
@@ -70,32 +70,34 @@ class Bytecode:
 
     @property
     def num_levels(self) -> int:
-        """How many launches it takes: one for each level of reductions, and the last."""
+        """Number of levels; each takes a launch."""
         return len(self.scalars_end)
 
 
 @lru_cache(maxsize=1024)
-def assemble(program: Program, *, scaled_gradient: bool = False) -> tuple[Bytecode, ...]:
-    """The bytecode of a program's steps, as `lower` has them; carried slots have their columns in ascending order.
+def bytecodes(program: Program, *, scaled_gradient: bool = False) -> tuple[Bytecode, ...]:
+    """Returns the bytecode of each of `step_codes`.
+
+    The carried slots take the columns from `FIRST_SLOT_COLUMN` on, in ascending order.
 
     Raises:
-        TooLarge: If it does not fit the interpreter.
+        TooLarge: If the program does not fit the interpreter.
     """
-    lowered = lower(program, scaled_gradient=scaled_gradient)
-    return tuple(_Assembler(code, carried_slots(program)).assemble() for code in lowered.steps)
+    codes = step_codes(program, scaled_gradient=scaled_gradient)
+    return tuple(_Assembler(code, carried_slots(program)).assemble() for code in codes.steps)
 
 
 class _Assembler:
     def __init__(self, code: StepCode, slots: Sequence[int]) -> None:
         self.code = code
         self.column = {slot: number for number, slot in enumerate(slots)}
-        self.scalar: dict[int, int] = {}  # node -> number of the scalar
+        self.scalar: dict[int, int] = {}  # node -> number of its scalar
         self.result: dict[int, int] = {}  # reduction node -> number of its result
-        self.instructions: list[Instruction] = []
+        self.instructions: list[GpuInstruction] = []
 
     def assemble(self) -> Bytecode:
         nodes = self.code.nodes
-        stages = schedule(self.code)
+        stages = split_into_stages(self.code)
         scalars_end = []
         available = [i for i, node in enumerate(nodes) if not node.inputs and node.kind < Kind.ARRAY]
         for number, stage in enumerate(stages):
@@ -147,15 +149,20 @@ class _Assembler:
     def _final(self) -> None:
         stores = [
             (("store", FIRST_SLOT_COLUMN) if kind == Kind.ARRAY else ("store_scalar", 0), slot)
-            for slot, kind in self.code.next_signature
+            for slot, kind in self.code.kinds_after.items()
         ]
         outputs = [(op, offset + self.column[slot], self.code.carried[slot]) for (op, offset), slot in stores]
         self._elements([], [*outputs, ("update", PARAM_COLUMN, self.code.update)])
 
     def _elements(self, values: Iterable[int], outputs: Sequence[tuple[str, int, int]]) -> dict[int, int]:
-        """Appends the code that computes `values` for each element, and writes `outputs` (operation, column, value).
+        """Appends code that computes and writes elements.
 
-        Nothing is written before all is read: a slot may be handed the old value of another.
+        The code computes `values`, and writes `outputs` (opcode, column, value).
+
+        All reads precede all writes, since a slot may take the old value of another.
+
+        Returns:
+            The operand of each node that is a scalar or was computed here.
         """
         nodes = self.code.nodes
         needed = {*values, *(value for _, _, value in outputs)}

@@ -1,4 +1,4 @@
-"""Runs a program's steps on a GPU by the interpreter's kernels, over any number of contiguous float32 tensors."""
+"""A single program on a GPU, by the interpreter's kernels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nosbench_env.execution.fused_cpu import Memory
+from nosbench_env.execution.fused_cpu import Memory, carried_array
 from nosbench_env.execution.gpu.interpreter import GpuPopulation, Kernels
 from nosbench_env.language.live_code import Kind
 from nosbench_env.language.program import Program
 
 
 class FusedGpuProgram:
-    """A program whose steps run in a few launches for all tensors: what `FusedCpuProgram` is on the CPU.
+    """A program on a GPU, a few launches a step.
+
+    The counterpart of `FusedCpuProgram`.
 
     Args:
         program: The program.
@@ -26,8 +28,8 @@ class FusedGpuProgram:
 
     def __init__(self, program: Program, kernels: Kernels) -> None:
         self._program, self._kernels = program, kernels
-        self._interpreted: dict[tuple[int, ...], GpuPopulation] = {}  # by the sizes of the tensors
-        self._bound: dict[tuple[int, ...], list[list[int]]] = {}  # the addresses that it knows
+        self._populations: dict[tuple[int, ...], GpuPopulation] = {}  # of one program each, by the tensors' sizes
+        self._bound: dict[tuple[int, ...], list[list[int]]] = {}  # the addresses bound last
         GpuPopulation([program], [1], kernels, "cpu")  # raises TooLarge before the first step
 
     def step(
@@ -42,23 +44,26 @@ class FusedGpuProgram:
         """Updates parameters and memories in place; see `FusedCpuProgram.step`.
 
         Raises:
-            ValueError: If a memory does not hold what the program carries into this step.
+            ValueError: If a memory lacks a slot that the program carries into this step.
         """
         sizes = tuple(param.numel() for param in params)
-        if sizes not in self._interpreted:
-            self._interpreted[sizes] = GpuPopulation([self._program], sizes, self._kernels, params[0].device)
-        programs = self._interpreted[sizes]
+        if sizes not in self._populations:
+            self._populations[sizes] = GpuPopulation([self._program], sizes, self._kernels, params[0].device)
+        programs = self._populations[sizes]
         code = programs.code_at(0, step)
-        before = dict(code.signature)
         zero = torch.zeros((), device=params[0].device)
-        for slot, kind in code.signature:
+        for slot, kind in code.kinds_before.items():
             if kind < Kind.ARRAY:
                 values = torch.stack([memory.get(slot, zero).to(zero.device) for memory in memories])
                 programs.scalar_slot(0, slot, step).copy_(values)
-        array_slots = [slot for slot, kind in code.next_signature if kind == Kind.ARRAY]
+        array_slots = [slot for slot, kind in code.kinds_after.items() if kind == Kind.ARRAY]
         for slot in array_slots:
             for param, memory in zip(params, memories, strict=True):
-                memory[slot] = _array(param, memory, slot) if before[slot] == Kind.ARRAY else _new_array(param)
+                memory[slot] = (
+                    carried_array(param, memory, slot)
+                    if code.kinds_before[slot] == Kind.ARRAY
+                    else torch.empty_like(param, requires_grad=False)
+                )
 
         columns = [params, grads, *([memory[slot] for memory in memories] for slot in array_slots)]
         addresses = [[tensor.data_ptr() for tensor in column] for column in columns]
@@ -69,26 +74,10 @@ class FusedGpuProgram:
             self._bound[sizes] = addresses
         programs.prepare(step)
         programs.step.fill_(step)
-        programs.died_at.zero_()  # here the user decides when to stop
+        programs.died_at.zero_()  # the user decides when to stop
         programs.minus_lr.fill_(-lr)
         programs.launch()
-        for slot, kind in code.next_signature:
+        for slot, kind in code.kinds_after.items():
             if kind < Kind.ARRAY:
                 for memory, value in zip(memories, programs.scalar_slot(0, slot, step + 1).clone(), strict=True):
                     memory[slot] = value
-
-
-def _array(param: Tensor, memory: Memory, slot: int) -> Tensor:
-    """A slot that holds an array, checked, since the kernels trust it."""
-    value = memory.get(slot)
-    if value is None or value.shape != param.shape or value.dtype != param.dtype or value.device != param.device:
-        found = "nothing" if value is None else f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
-        raise ValueError(
-            f"slot {slot} of a memory holds {found}, "
-            f"expected {param.dtype} of shape {tuple(param.shape)} on {param.device}"
-        )
-    return value.contiguous()
-
-
-def _new_array(param: Tensor) -> Tensor:
-    return torch.empty_like(param, requires_grad=False)

@@ -1,11 +1,11 @@
-// Runs the steps of many programs at once: a bytecode interpreter for elementwise code on tensors. See bytecode.py.
+// A bytecode interpreter that runs the steps of many programs at once. bytecode.py writes the bytecode.
 //
-// A launch serves all programs. For each level of reductions a program has, one launch of `reduce_level`: a block of
-// threads a tensor and program. Then one of `finish_step`: a block a tile of a tensor and program. Every block first
-// computes the scalars that its tensor has by then (they are few), then interprets the code for its elements. Programs
-// differ between blocks, never within one, so no two threads of a block ever take different ways.
+// A launch serves all programs. A step has one launch of `reduce_level` for each level of reductions, with a block of
+// threads for each tensor and program. Then follows one launch of `finish_step`, with a block for each tile of a tensor
+// and each program. Every block first computes the few scalars that its tensor has at that level. It then interprets
+// the code for its elements. All threads of a block run the same program, so they never diverge.
 //
-// Compile with --fmad=false: every operation rounds as it is written.
+// Compile with --fmad=false, so that every operation is rounded by itself.
 
 enum Opcode {
     SQUARE, EXP, LOG, SIGN, SQRT, ABS, NORM, SIN, COS, TAN, ARCSIN, ARCCOS, ARCTAN,
@@ -18,19 +18,19 @@ enum ReductionKind { REDUCE_NORM, REDUCE_MEAN, REDUCE_STD };
 #define MAX_REGISTERS 32
 #define MAX_SCALARS 256
 #define MAX_THREADS 1024
-#define WIDTH 4  // elements that a thread works on together: the interpreter's overhead is shared by them
+#define WIDTH 4  // elements that a thread processes together, to share the interpreter's overhead
 
 struct Instruction { int op, result, a, b; };
 struct Reduction { int kind, start, end, source, result; };
 
-// What is known of all programs. The order of the fields is that of the array of 64-bit integers in interpreter.py.
+// The data of all programs. The fields have the order of the array of 64-bit integers in interpreter.py.
 struct Tables {
-    const Instruction* code;       // of all programs; a program's addresses count from its base
+    const Instruction* code;       // of all programs; addresses count from a program's base
     const Reduction* reductions;   // likewise
     const int* headers;            // (programs, header_size), see below
     float* const* pointers;        // (programs, tensors, columns): parameter, gradient, slots
     const int* sizes;              // (tensors,)
-    float* scalar_slots;           // (2, programs, tensors, slots): read and written in turns, by the step's parity
+    float* scalar_slots;           // (2, programs, tensors, slots): the step's parity is read, the other written
     float* results;                // (programs, tensors, max_results)
     const float* grad_scales;      // (programs,)
     const int* step;               // the number of the step, counted from 1
@@ -39,8 +39,8 @@ struct Tables {
     long long programs, tensors, columns, slots, max_results, header_size;
 };
 
-// A program's header: base of its code, base of its reductions, start and end of the final code, number of levels;
-// then for each level the end of the scalars' code and the start and end of its reductions.
+// A program's header: base of its code, base of its reductions, start and end of the final code, number of levels.
+// Then for each level: end of the scalars' code, start and end of its reductions.
 enum Header { CODE, REDUCTIONS, FINAL_START, FINAL_END, LEVELS, FIRST_LEVEL };
 
 __device__ __forceinline__ float apply(int op, float a, float b) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ float apply(int op, float a, float b) {
         case MUL: return a * b;
         case ADD: return a + b;
         case SUB: return a - b;
-        case MINIMUM: return a != a ? a : (a < b ? a : b);  // a NaN on either side is the result
+        case MINIMUM: return a != a ? a : (a < b ? a : b);  // NaN if either is
         case MAXIMUM: return a != a ? a : (a > b ? a : b);
         case HEAVISIDE: return a == 0.0f ? b : (a > 0.0f ? 1.0f : 0.0f);
         case POW: return powf(a, b);
@@ -89,7 +89,7 @@ struct Place {
     }
 };
 
-// Thread 0 computes the scalars known at a level; all wait for it.
+// Thread 0 computes the scalars known at a level; all threads wait for it.
 __device__ void compute_scalars(const Place& place, int level, float* scalars) {
     if (threadIdx.x == 0) {
         const int end = place.header[FIRST_LEVEL + 3 * level];
@@ -112,7 +112,7 @@ __device__ void compute_scalars(const Place& place, int level, float* scalars) {
     __syncthreads();
 }
 
-// Interprets code for the elements `first + lane * blockDim.x`, as far as they lie before `end`.
+// Interprets code for the elements `first + lane * blockDim.x` that lie before `end`.
 struct Elements {
     float registers[MAX_REGISTERS][WIDTH];
     int first, end;
@@ -121,7 +121,7 @@ struct Elements {
         return number < 0 ? scalars[-1 - number] : registers[number][lane];
     }
 
-    // Returns whether a parameter became non-finite. The leader also writes the tensor's scalar slots.
+    // Returns true if a parameter became non-finite. The leader also writes the tensor's scalar slots.
     __device__ bool run(const Place& place, int start, int stop, const float* scalars, bool leader, float minus_lr) {
         bool bad = false;
         for (int k = start; k < stop; k++) {
@@ -171,7 +171,7 @@ struct Elements {
     }
 };
 
-// The sum of all threads' values, in an order that only the number of threads decides.
+// Sums all threads' values, in an order that depends on the number of threads alone.
 __device__ float block_sum(float value, float* shared) {
     __syncthreads();
     shared[threadIdx.x] = value;
@@ -183,7 +183,7 @@ __device__ float block_sum(float value, float* shared) {
     return shared[0];
 }
 
-// The sum of f(value) over a tensor's elements, the values being what code[start:stop] leaves in `source`.
+// Sums f(value) over a tensor's elements; code[r.start:r.end] computes the values as operand `r.source`.
 template <typename F>
 __device__ float sum_elements(const Place& place, const Reduction& r, const float* scalars, float* shared, F f) {
     Elements elements;
@@ -212,7 +212,7 @@ extern "C" __global__ void reduce_level(const Tables* tables, int level) {
         const Reduction r = tables->reductions[place.header[REDUCTIONS] + k];
         float value;
         if (r.kind == REDUCE_NORM) {
-            // As torch has it, the norm of one element is its absolute value: no square to overflow.
+            // As in torch, the norm of one element is its absolute value, whose square can't overflow.
             value = size == 1 ? sum_elements(place, r, scalars, shared, [](float x) { return fabsf(x); })
                               : sqrtf(sum_elements(place, r, scalars, shared, [](float x) { return x * x; }));
         } else {
@@ -235,7 +235,7 @@ extern "C" __global__ void finish_step(const Tables* tables, const int* tiles) {
     const Place place(*tables, blockIdx.y, tile[0]);
     const int died_at = tables->died_at[place.program];
     const int step = *tables->step;
-    if (died_at && died_at < step) return;  // another block may have found this step's death already
+    if (died_at && died_at < step) return;  // in this step, another block may have set it already
     compute_scalars(place, place.header[LEVELS] - 1, scalars);
     const float minus_lr = *tables->minus_lr;
     Elements elements;
@@ -246,10 +246,10 @@ extern "C" __global__ void finish_step(const Tables* tables, const int* tiles) {
         const bool leader = start == 0 && threadIdx.x == 0;
         bad |= elements.run(place, place.header[FINAL_START], place.header[FINAL_END], scalars, leader, minus_lr);
     }
-    if (bad) tables->died_at[place.program] = step;  // all who write, write the same
+    if (bad) tables->died_at[place.program] = step;  // all blocks write the same value
 }
 
-// The norm of each gradient. grid: (tensors, programs).
+// Computes the norm of each gradient. grid: (tensors, programs).
 extern "C" __global__ void gradient_norms(const Tables* tables, float* norms) {
     __shared__ float shared[MAX_THREADS];
     const float* grad = tables->pointers[(blockIdx.y * tables->tensors + blockIdx.x) * tables->columns + 1];
@@ -260,7 +260,7 @@ extern "C" __global__ void gradient_norms(const Tables* tables, float* norms) {
     if (threadIdx.x == 0) norms[blockIdx.y * tables->tensors + blockIdx.x] = size == 1 ? fabsf(grad[0]) : sqrtf(sum);
 }
 
-// What clipping to the global norm 1 multiplies the gradients by. grid: (programs,).
+// Computes the factors that clip each program's gradients to the global norm 1. grid: (programs,).
 extern "C" __global__ void clip_factors(const Tables* tables, const float* norms, float* factors) {
     __shared__ float shared[MAX_THREADS];
     float sum = 0.0f;

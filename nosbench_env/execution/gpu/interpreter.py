@@ -1,4 +1,4 @@
-"""Steps many programs at once on a device: the host's side of `interpreter.cu`."""
+"""Populations on a GPU: the host's side of `interpreter.cu`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nosbench_env.execution.gpu.bytecode import FIRST_SLOT_COLUMN, GRAD_COLUMN, PARAM_COLUMN, Bytecode, assemble
-from nosbench_env.execution.step_code import StepCode, lower
+from nosbench_env.execution.gpu.bytecode import FIRST_SLOT_COLUMN, GRAD_COLUMN, PARAM_COLUMN, Bytecode, bytecodes
+from nosbench_env.execution.step_code import StepCode, step_codes
 from nosbench_env.language.live_code import Kind, carried_slots
 from nosbench_env.language.program import Program
 
@@ -22,27 +22,29 @@ class Kernels(Protocol):
     """The compiled kernels of `interpreter.cu`."""
 
     def launch(self, name: str, grid: tuple[int, int], threads: int, *arguments: Tensor | int) -> None:
-        """Starts a kernel on the current stream; tensors are passed as pointers."""
+        """Starts a kernel; tensors are passed as pointers."""
         ...
 
 
 class GpuPopulation:
-    """A step of each of several programs, over the tensors of its own model, as a few launches for all.
+    """Several programs with a model each, stepped together.
 
-    The device keeps count of the steps, so that launches can be captured in a graph and replayed. Usage, for each step:
-    `prepare(step)`, then `launch()`; `prepare` may be left out where it says that nothing has changed.
+    A step takes a few launches for all programs.
+
+    For each step, call `prepare(step)`, then `launch()`. Once `prepare` has returned True it need not be called again.
+    The step number is kept on the device, so launches can be captured in a graph and replayed.
 
     Args:
-        programs: The programs, one a model.
-        sizes: Number of elements of each of a model's tensors; all models are alike.
+        programs: The programs, one per model.
+        sizes: Number of elements of each tensor of a model; all models are alike.
         kernels: The compiled kernels.
-        device: Where.
-        scaled_gradient: Whether gradients are multiplied by `grad_scales`.
+        device: The device of all tensors.
+        scaled_gradient: Multiplies the gradients by `grad_scales`.
 
     Attributes:
-        grad_scales: `(programs,)` float32, to be set before each launch if `scaled_gradient`.
-        step: `(1,)` int32, the number of the step, counted from 1; counted on by `launch`.
-        died_at: `(programs,)` int32: the step that made a parameter non-finite, or 0. A dead program stands still.
+        grad_scales: `(programs,)` float32; set it before each launch if `scaled_gradient`.
+        step: `(1,)` int32, the number of the step, counted from 1; `launch` adds 1.
+        died_at: `(programs,)` int32: the step that made a parameter non-finite, or 0. A dead program is not run.
         minus_lr: `(1,)` float32, minus the multiplier of the updates.
 
     Raises:
@@ -61,21 +63,21 @@ class GpuPopulation:
         self._programs, self._kernels, self.device = list(programs), kernels, torch.device(device)
         self._scaled_gradient = scaled_gradient
         self._launches = 0
-        self._rows: list[dict[int, Tensor]] = [{} for _ in programs]  # array slots, if memory is its own
-        self._lowered = [lower(program, scaled_gradient=scaled_gradient) for program in programs]
+        self._rows: list[dict[int, Tensor]] = [{} for _ in programs]  # array slots that `bind_rows` allocated
+        self._codes = [step_codes(program, scaled_gradient=scaled_gradient) for program in programs]
         self._slots = [carried_slots(program) for program in programs]
-        codes = [assemble(program, scaled_gradient=scaled_gradient) for program in programs]
-        self._changes_until = max((len(lowered.steps) for lowered in self._lowered), default=1)
+        compiled = [bytecodes(program, scaled_gradient=scaled_gradient) for program in programs]
+        self._changes_until = max(map(len, compiled), default=1)
         self._levels = [
-            max((_at(of_program, step).num_levels for of_program in codes), default=1)
+            max((_at(of_program, step).num_levels for of_program in compiled), default=1)
             for step in range(1, self._changes_until + 1)
         ]
         self._num_tensors, num_programs = len(sizes), len(programs)
         self._num_columns = FIRST_SLOT_COLUMN + max((len(slots) for slots in self._slots), default=0)
         max_slots = max(1, self._num_columns - FIRST_SLOT_COLUMN)
-        max_results = max((code.num_results for of_program in codes for code in of_program), default=0)
+        max_results = max((code.num_results for of_program in compiled for code in of_program), default=0)
 
-        instructions, reductions, headers = _tables(codes, self._changes_until)
+        instructions, reductions, headers = _tables(compiled, self._changes_until)
         self._code, self._reductions, self._all_headers = (
             table.to(self.device) for table in (instructions, reductions, headers)
         )
@@ -102,7 +104,7 @@ class GpuPopulation:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def _struct(self, num_programs: int, max_slots: int, max_results: int) -> Tensor:
-        """`struct Tables` of the kernels."""
+        """Returns the kernels' `struct Tables`."""
         pointers = (
             self._code,
             self._reductions,
@@ -127,23 +129,25 @@ class GpuPopulation:
         return torch.tensor([*(tensor.data_ptr() for tensor in pointers), *numbers]).to(self.device)
 
     def array_slots(self, program: int) -> list[int]:
-        """The slots of a program that come to hold an array, for which memory has to be bound."""
-        return [slot for slot, kind in self._lowered[program].steps[-1].next_signature if kind == Kind.ARRAY]
+        """Returns the slots that will hold an array and need bound memory."""
+        return [slot for slot, kind in self._codes[program].steps[-1].kinds_after.items() if kind == Kind.ARRAY]
 
     def code_at(self, program: int, step: int) -> StepCode:
-        """The code of a program's step."""
-        return self._lowered[program].at(step)
+        """Returns the code of a program's step."""
+        return self._codes[program].at(step)
 
     def scalar_slot(self, program: int, slot: int, step: int) -> Tensor:
-        """What a slot that is a scalar before a step holds for each tensor, `(tensors,)`: a view."""
+        """Returns a view of a slot that is a scalar before a step, `(tensors,)`."""
         return self._scalar_slots[step & 1, program, :, self._slots[program].index(slot)]
 
     def bind(self, params: Tensor, grads: Tensor | None, slots: Sequence[dict[int, Tensor]]) -> None:
-        """Says where parameters, gradients and slots lie. They must stay there until the next `bind`.
+        """Sets the addresses of parameters, gradients and slots.
+
+        The tensors must stay there until the next `bind`.
 
         Args:
             params: `(programs, tensors)` int64: addresses of contiguous float32 tensors.
-            grads: Likewise; None if no program reads them.
+            grads: The same for the gradients; None if no program reads them.
             slots: For each program, the addresses `(tensors,)` of each of its array slots.
         """
         table = torch.zeros(self._pointers.shape, dtype=torch.int64)
@@ -156,9 +160,9 @@ class GpuPopulation:
         self._pointers.copy_(table)
 
     def bind_rows(self, weights: Tensor, grads: Tensor) -> None:
-        """Binds the rows of two buffers `(programs, parameters)`, tensor after tensor, and memory of its own.
+        """Binds the rows of two buffers `(programs, parameters)`.
 
-        Array slots keep what they hold if this is the first call after `keep`.
+        Allocates the array slots, or takes over those of the population that `keep` was called on.
         """
         offsets = 4 * torch.tensor([0, *accumulate(self._sizes.tolist())][:-1])  # bytes
 
@@ -173,23 +177,23 @@ class GpuPopulation:
         self.bind(addresses(weights), addresses(grads), slots)
 
     def prepare(self, step: int) -> bool:
-        """Loads the code of a step; returns whether it is that of all later steps too, so this need not be repeated."""
+        """Loads a step's code; returns True if all later steps keep it."""
         number = min(step, self._changes_until)
         self._headers.copy_(self._all_headers[number - 1])
         self._launches = self._levels[number - 1] - 1
         return number == self._changes_until
 
     def clip(self) -> None:
-        """Sets `grad_scales` to what clipping each model's gradients to the global norm 1 multiplies them by."""
-        programs = len(self._lowered)
+        """Sets `grad_scales` to clip each model's gradients to global norm 1."""
+        programs = len(self._codes)
         self._kernels.launch(
             "gradient_norms", (self._num_tensors, programs), _REDUCE_THREADS, self._tables, self._norms
         )
         self._kernels.launch("clip_factors", (programs, 1), 64, self._tables, self._norms, self.grad_scales)
 
     def launch(self) -> None:
-        """Runs the step of all programs."""
-        programs = len(self._lowered)
+        """Runs a step of all programs."""
+        programs = len(self._codes)
         for level in range(self._launches):
             self._kernels.launch("reduce_level", (self._num_tensors, programs), _REDUCE_THREADS, self._tables, level)
         if self._num_tiles:
@@ -197,7 +201,7 @@ class GpuPopulation:
         self.step += 1
 
     def keep(self, programs: Sequence[int]) -> GpuPopulation:
-        """The same with these programs alone, before the same step; their memory has to be bound anew."""
+        """Returns these programs before the same step, with memory unbound."""
         kept = GpuPopulation(
             [self._programs[program] for program in programs],
             self._sizes.tolist(),
@@ -219,7 +223,7 @@ def _at(codes: Sequence[Bytecode], step: int) -> Bytecode:
 
 
 def _tables(codes: Sequence[Sequence[Bytecode]], num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The instructions and reductions of all codes, and for each step the headers that find a program's in them."""
+    """Returns instructions, reductions, and for each step the headers that locate them."""
     flat = [code for of_program in codes for code in of_program]
     code_bases = [0, *accumulate(len(code.instructions) for code in flat)]
     reduction_bases = [0, *accumulate(sum(map(len, code.reductions)) for code in flat)]

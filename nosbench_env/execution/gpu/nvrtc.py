@@ -1,4 +1,4 @@
-"""The interpreter's kernels on a CUDA device, compiled by the NVRTC that comes with torch."""
+"""The interpreter's kernels, compiled by torch's NVRTC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 _KERNELS = ("reduce_level", "finish_step", "gradient_norms", "clip_factors")
 
 
-class CUDAKernels:
+class CudaKernels:
     """The compiled kernels of `interpreter.cu` on one device.
 
     Raises:
@@ -22,11 +22,11 @@ class CUDAKernels:
     """
 
     def __init__(self, device: torch.device) -> None:
-        from torch.cuda import _utils  # private: where it is not what we know, there are no kernels
+        from torch.cuda import _utils  # private: if it changes, there are no kernels
 
         self._device = device
         with torch.cuda.device(device):
-            torch.cuda.synchronize()  # makes sure that there is a context to load the code into
+            torch.cuda.synchronize()  # creates the context that the code is loaded into
             major, minor = torch.cuda.get_device_capability(device)
             image = _compile(files(__package__).joinpath("interpreter.cu").read_text(), f"sm_{major}{minor}", _utils)
             self._functions: Any = _utils._cuda_load_module(image, list(_KERNELS))
@@ -37,18 +37,18 @@ class CUDAKernels:
             self._functions[name](grid=(*grid, 1), block=(threads, 1, 1), args=list(arguments))
 
 
-def cuda_kernels(device: torch.device) -> CUDAKernels | None:
-    """The kernels on a device; None, with a warning, where they can't be had: then torch's operations have to do."""
+def cuda_kernels(device: torch.device) -> CudaKernels | None:
+    """Returns the kernels on a device; warns and returns None without any."""
     return _kernels_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
-def _kernels_of(index: int) -> CUDAKernels | None:
+def _kernels_of(index: int) -> CudaKernels | None:
     try:
-        return CUDAKernels(torch.device("cuda", index))
+        return CudaKernels(torch.device("cuda", index))
     except (RuntimeError, OSError, ImportError, AttributeError) as error:
         warnings.warn(
-            f"the fused kernels can't be used on cuda:{index} ({error}); torch's operations are, which is slower",
+            f"no fused kernels on cuda:{index} ({error}); torch's operations are used, which are slower",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -56,7 +56,7 @@ def _kernels_of(index: int) -> CUDAKernels | None:
 
 
 def _compile(source: str, architecture: str, utils: Any) -> bytes:
-    """Compiles to machine code, without contraction of products and sums."""
+    """Compiles CUDA source, without contracting products and sums."""
     find_library = getattr(utils, "_get_gpu_rtc_library", None) or utils._get_nvrtc_library
     nvrtc = find_library()
 

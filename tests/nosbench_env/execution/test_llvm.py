@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nosbench_env.execution.llvm import Loop, NativeLoops, Operation
+from nosbench_env.execution.llvm import CompiledLoops, Loop, Operation
 
 
 def run(loop: Loop, arrays: list[list[np.ndarray]], scalars: list[list[float]]) -> int:
     """Runs a loop over tensors, each given by its arrays and its scalars."""
-    native = NativeLoops([loop])
+    native = CompiledLoops([loop])
     sizes = np.array([len(own[0]) for own in arrays], dtype=np.int64)
     pointers = np.array([[array.ctypes.data for array in own] for own in arrays], dtype=np.int64)
     values = np.array(scalars, dtype=np.float32)
@@ -64,7 +64,7 @@ def test_machine_code_is_freed_with_its_object() -> None:
 
     def compile_some(count: int) -> None:
         for number in range(count):
-            NativeLoops([Loop(1, 0, (Operation("add", ("a0", float(number))),), (("v0", 0),))])
+            CompiledLoops([Loop(1, 0, (Operation("add", ("a0", float(number))),), (("v0", 0),))])
         gc.collect()
 
     compile_some(50)
@@ -79,7 +79,7 @@ def test_a_process_forked_while_a_thread_compiles_can_compile() -> None:
 
     def compile_on() -> None:
         while not done.is_set():
-            NativeLoops([loop])
+            CompiledLoops([loop])
 
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(compile_on)
@@ -90,7 +90,7 @@ def test_a_process_forked_while_a_thread_compiles_can_compile() -> None:
                     child = os.fork()
                 if child == 0:
                     signal.alarm(20)  # a deadlock ends the child
-                    NativeLoops([loop])
+                    CompiledLoops([loop])
                     os._exit(0)
                 assert os.waitpid(child, 0)[1] == 0
         finally:

@@ -4,7 +4,6 @@ from strategies import programs
 
 from nosbench_env import KNOWN_PROGRAMS, Program
 from nosbench_env.export import to_latex
-from nosbench_env.export.latex import formulas
 
 INCUMBENT = r"""\begin{algorithm}
 \caption{Incumbent}
@@ -50,12 +49,14 @@ def test_a_document_of_its_own() -> None:
 
 @given(programs())
 @settings(max_examples=25)
-def test_formulas_of_random_programs_can_be_set(program: Program) -> None:
-    """By matplotlib, which knows most of TeX's mathematics and stops at what is malformed."""
+def test_formulas_of_random_programs_can_be_typeset(program: Program) -> None:
+    """matplotlib knows most of TeX's mathematics and rejects malformed formulas."""
     mathtext = pytest.importorskip("matplotlib.mathtext", reason="needs matplotlib: pip install matplotlib")
     parser = mathtext.MathTextParser("path")
-    for line in formulas(program).splitlines()[1:-1]:
-        parser.parse(f"${line.replace('&', '').removesuffix(chr(92) * 2).strip()}$")
+    formulas = [f"${line.split('$')[1]}$" for line in to_latex(program).splitlines() if r"\gets" in line]
+    assert len(formulas) == to_latex(program).count(r"\gets")
+    for formula in formulas:
+        parser.parse(formula.replace(r"\gets", r"\leftarrow"))
 
 
 @pytest.mark.parametrize(
@@ -69,15 +70,5 @@ def test_formulas_of_random_programs_can_be_set(program: Program) -> None:
         ("r10 = sub(param, r9); r9 = mul(param, 1.0); r10 = mul(r10, 1.0)", r"m^{\mathrm{old}}"),
     ],
 )
-def test_what_is_written(program: str, line: str) -> None:
-    assert line in formulas(Program.parse(program))
-
-
-def test_notebooks_show_text_and_formulas() -> None:
-    program = KNOWN_PROGRAMS["RMSprop"]
-    html = program._repr_html_()
-    assert "r10 = sub(1.0, 0.01)" in html
-    assert "w = w - 0.01*(g/(sqrt(m) + 1e-08))" in html
-    assert program._repr_latex_() == formulas(program)
-    assert Program()._repr_latex_().startswith("$")
-    assert "never changes" in Program()._repr_html_()
+def test_formulas_are_as_in_a_textbook(program: str, line: str) -> None:
+    assert line in to_latex(Program.parse(program))

@@ -92,6 +92,6 @@ def test_parameters_that_are_needed_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Jax", "Lambda", "Optax", "1", "print", "Zip", "Map"])
-def test_names_that_are_none_are_refused(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         to_optax(KNOWN_PROGRAMS["SGD"], name)

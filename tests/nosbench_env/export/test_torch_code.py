@@ -191,7 +191,7 @@ def test_a_scheduler_changes_lr_and_a_closure_is_called_once(tmp_path: Path) -> 
     torch.testing.assert_close(param.detach(), torch.full((2,), 1 - 0.01 - 0.005))
 
 
-def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
+def test_sparse_and_complex_parameters_and_bad_rates_are_refused(tmp_path: Path) -> None:
     optimizer = exported(KNOWN_PROGRAMS["AdamW"], tmp_path)
     table = torch.nn.Embedding(4, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
@@ -213,7 +213,7 @@ def test_what_it_cant_train_is_refused(tmp_path: Path) -> None:
         *('A:\n    """', "A(Optimizer): pass\nimport os\nclass B", 3),
     ],
 )
-def test_names_that_are_none_are_refused(name: Any) -> None:
+def test_invalid_names_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="name"):
         to_torch(KNOWN_PROGRAMS["SGD"], name)
 
@@ -262,12 +262,12 @@ def test_a_class_is_called_after_the_program() -> None:
     ],
 )
 def test_known_optimizers_look_as_written_by_hand(name: str, lines: str) -> None:
-    found = [line.strip() for line in to_torch(KNOWN_PROGRAMS[name]).splitlines()]
+    written = [line.strip() for line in to_torch(KNOWN_PROGRAMS[name]).splitlines()]
     expected = [line.strip() for line in lines.strip().splitlines()]
-    assert expected in [found[start : start + len(expected)] for start in range(len(found))]
+    assert expected in [written[start : start + len(expected)] for start in range(len(written))]
 
 
-def written(folder: Path) -> Path:
+def exported_files(folder: Path) -> Path:
     """Exported files of known programs and descendants of them."""
     rng, space = np.random.default_rng(5), SearchSpace()
     for number, (name, program) in enumerate(KNOWN_PROGRAMS.items()):
@@ -286,7 +286,7 @@ def run(*command: str, folder: Path) -> None:
 
 
 def test_exported_files_are_tidy(tmp_path: Path) -> None:
-    folder = written(tmp_path)
+    folder = exported_files(tmp_path)
     rules = "E,F,W,I,N,UP,B,C4,PT,RET,RUF,SIM"
     run("-m", "ruff", "check", "--isolated", "--line-length", "120", "--select", rules, ".", folder=folder)
     run("-m", "ruff", "format", "--isolated", "--line-length", "120", "--check", ".", folder=folder)
@@ -294,7 +294,7 @@ def test_exported_files_are_tidy(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exported_files_have_right_types(tmp_path: Path) -> None:
-    run("-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), ".", folder=written(tmp_path))
+    run("-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), ".", folder=exported_files(tmp_path))
 
 
 # Runs where nothing but torch, and what it needs, can be imported.

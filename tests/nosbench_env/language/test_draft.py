@@ -1,4 +1,4 @@
-"""The grammar, held against what its rules mean, worked out anew on whole programs."""
+"""The grammar, compared with the meaning of the constraints on whole programs."""
 
 import copy
 import itertools
@@ -22,7 +22,7 @@ SGD = Program.parse("r9 = mul(grad, 0.01)")
 
 
 def obeys(program: Program, constraints: Iterable[str]) -> bool:
-    """What the constraints mean."""
+    """Returns True if a whole program satisfies the constraints."""
     written = {instruction.output for instruction in program}
     read = {slot for instruction in program for slot in instruction.inputs}
     meanings = {
@@ -104,7 +104,7 @@ def test_a_token_that_is_masked_out_is_refused_and_changes_nothing(space: Search
     mask = draft.mask()
     assert [draft.allows(token) for token in range(-1, space.token_count + 1)] == [False, *mask, False]
     for token in np.flatnonzero(~mask):
-        with pytest.raises(InvalidProgram, match="is not allowed after"):
+        with pytest.raises(InvalidProgram, match=f"token {token} "):
             draft.push(int(token))
     assert np.array_equal(draft.mask(), mask)
     assert draft.finished == (not mask.any())
@@ -187,25 +187,8 @@ def test_admit_names_the_constraint_that_is_broken() -> None:
     space = SearchSpace(constraints=("used", "gradient"))
     with pytest.raises(InvalidProgram, match="constraint 'used'"):
         space.admit(Program.parse("r10 = sign(param); r9 = mul(grad, 0.1)"))
-    with pytest.raises(InvalidProgram, match="bring it there with admit"):
+    with pytest.raises(InvalidProgram, match="admit"):
         space.mutate(Program.parse("r9 = mul(param, 0.1)"), np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("constraints", [("unknown",), "used", ("used", "short")])
-def test_unknown_constraints_are_refused(constraints: object) -> None:
-    with pytest.raises(ValueError, match="constraints must be some of"):
-        SearchSpace(constraints=constraints)
-
-
-def test_spaces_are_equal_whatever_the_order_of_their_constraints() -> None:
-    assert SearchSpace(constraints=["used", "gradient"]) == SearchSpace(constraints=("gradient", "used", "used"))
-    assert SearchSpace(5, 12, ("used",)).to_json() == {
-        "max_instructions": 5,
-        "memory_size": 12,
-        "constraints": ["used"],
-    }
-    assert SearchSpace(**SearchSpace(5, 12, ("used",)).to_json()) == SearchSpace(5, 12, ("used",))
-    assert SearchSpace().to_json() == {"max_instructions": 20, "memory_size": 20}
 
 
 @pytest.mark.parametrize("copied", [Draft.copy, copy.deepcopy, lambda draft: pickle.loads(pickle.dumps(draft))])
@@ -228,12 +211,12 @@ def test_copies_go_their_own_way(copied: object) -> None:
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "after 0 tokens the program is not complete: it expects function"),
-        ([0, 28], "it expects output"),
-        ([STOP], "token 26 is not allowed after 0 instructions"),
-        ([0, 28, 30], "token 30 is not allowed after 0 instructions and \\[0, 1\\]"),
-        ([0, 28, 36, STOP, 0], "the program is finished"),
-        ([0, 99], "not allowed"),
+        ([], "after 0 tokens .*function"),
+        ([0, 28], "after 2 tokens .*output"),
+        ([STOP], "token 26 .*after 0 instructions"),
+        ([0, 28, 30], "token 30 .*after 0 instructions and \\[0, 1\\]"),
+        ([0, 28, 36, STOP, 0], "token 0 .*finished"),
+        ([0, 99], "token 99 "),
     ],
 )
 def test_tokens_of_no_program_are_refused(tokens: list[int], message: str) -> None:
@@ -244,7 +227,7 @@ def test_tokens_of_no_program_are_refused(tokens: list[int], message: str) -> No
 def test_programs_outside_the_bounds_have_no_tokens() -> None:
     with pytest.raises(InvalidProgram, match="outside the space's 20"):
         SearchSpace().tokens(KNOWN_PROGRAMS["Adadelta"])
-    with pytest.raises(InvalidProgram, match="up to 1 instructions, the program 2"):
+    with pytest.raises(InvalidProgram, match=r"1 instructions.* 2"):
         SearchSpace(1).tokens(Program((SGD[0], SGD[0])))
     with pytest.raises(ValueError, match="length must be from 1 to 20, got 0"):
         SearchSpace().draft(0)

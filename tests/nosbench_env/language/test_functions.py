@@ -1,10 +1,11 @@
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from nosbench_env.language.functions import FUNCTIONS
+from nosbench_env.language.functions import COMMUTATIVE, FUNCTIONS, OPERATIONS, PER_TENSOR, TRANSCENDENTALS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -68,11 +69,10 @@ def test_function_gives_the_value_worked_out_by_hand(name: str, inputs: list, ex
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=str)
 def test_result_is_fresh_and_0d_or_of_the_input_shape(function) -> None:
-    reduces = function.name in ("norm", "mean", "std", "size")
     array, scalar = torch.rand(4, 3) + 0.1, torch.tensor(0.5)
     for inputs in ([array] * function.arity, [array, *[scalar] * (function.arity - 1)], [scalar] * function.arity):
         result = function(*inputs)
-        assert result.shape == (() if reduces else inputs[0].shape)
+        assert result.shape == (() if function.name in PER_TENSOR else inputs[0].shape)
         assert all(result.data_ptr() != tensor.data_ptr() for tensor in inputs)
         assert result.dtype == torch.float32
 
@@ -84,6 +84,29 @@ def test_function_takes_arrays_of_any_precision_with_float32_scalars(function, d
     for position in range(function.arity):
         inputs = [array if place == position else scalar for place in range(function.arity)]
         assert function(*inputs).isfinite().all()
+
+
+def test_operations_are_the_functions_that_are_not_composed_and_the_power() -> None:
+    assert {*FUNCTIONS} - {*OPERATIONS} == {"clip", "interpolate", "bias_correct"}
+    assert {*OPERATIONS} - {*FUNCTIONS} == {"pow"}
+    base, exponent = torch.tensor([2.0, -2.0]), torch.tensor([0.5, 3.0])
+    torch.testing.assert_close(OPERATIONS["pow"](base, exponent), torch.tensor([2**0.5, -8.0]))
+
+
+@pytest.mark.parametrize("function", [f for f in {**FUNCTIONS, **OPERATIONS}.values() if f.arity == 2], ids=str)
+def test_commutative_functions_are_those_whose_inputs_can_be_swapped(function) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(100, generator=generator), torch.randn(100, generator=generator)
+    swappable = torch.equal(function(a, b).nan_to_num(), function(b, a).nan_to_num())
+    assert swappable == (function.commutative or function.name == "clip")  # composed, and so not an operation
+    assert function.commutative == (function.name in COMMUTATIVE)
+
+
+@pytest.mark.parametrize("name", TRANSCENDENTALS)
+def test_transcendental_functions_have_their_name_in_the_c_library(name: str) -> None:
+    inputs = [0.3, 0.7][: OPERATIONS[name].arity]
+    expected = getattr(math, OPERATIONS[name].c_name)(*inputs)
+    assert OPERATIONS[name](*map(torch.tensor, inputs)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_import_leaves_heavy_packages_alone() -> None:

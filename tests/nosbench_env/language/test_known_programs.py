@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from nosbench_env import KNOWN_PROGRAMS, ProgramOptimizer
+from nosbench_env.language.known_programs import known_name
 
 
 def test_programs_are_those_of_the_papers_code(conformance: dict[str, Any]) -> None:
     named = {row["name"]: row["program"] for row in conformance["rows"] if row["kind"] == "named"}
     assert {name: program.to_json() for name, program in KNOWN_PROGRAMS.items()} == named
-    assert len(named) == 11
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,10 @@ def test_known_program_follows_torch_optim_for_100_steps(name: str, optimizer: A
     theirs = losses(lambda params: optimizer(params, **options))
     assert theirs[-1] < 0.98 * theirs[0]  # it trains at all
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("adamw", "AdamW"), ("ADAMW", "AdamW"), ("AdamW", "AdamW"), ("Adam W", None), ("", None)]
+)
+def test_names_are_known_in_any_case(text: str, name: str | None) -> None:
+    assert known_name(text) == name

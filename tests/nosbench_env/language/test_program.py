@@ -117,7 +117,7 @@ def test_instructions_made_of_plain_tuples_are_checked_too(parts: tuple) -> None
         ([["x" * 10**6, [1], 9]], r"unknown function 'xxx.*\.\.\."),
     ],
 )
-def test_malformed_json_is_refused_with_a_message_that_says_why(data: Any, message: str) -> None:
+def test_malformed_json_is_refused_with_a_reason(data: Any, message: str) -> None:
     with pytest.raises(InvalidProgram, match=message) as caught:
         Program.from_json(data)
     assert len(str(caught.value)) < 500
@@ -126,26 +126,26 @@ def test_malformed_json_is_refused_with_a_message_that_says_why(data: Any, messa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("r9 = mul(grad, 0.02)", r"line 1: the only constants are 1.0, 0.5, .*; got '0.02'"),
-        ("r9 = mul(grad, 1.2.3)", r"line 1: the only constants"),
+        ("r9 = mul(grad, 0.02)", r"line 1: .*constants are 1.0, 0.5, .*'0.02'"),
+        ("r9 = mul(grad, 1.2.3)", r"line 1: .*constants are 1.0.*'1.2.3'"),
         ("\n\nr9 = mul grad", r"line 3: expected 'r9 = function\(input, ...\)', got 'r9 = mul grad'"),
-        ("r9 = mul(grad, -1)", r"line 1: the only constants are 1.0, .*; got '-1'"),
+        ("r9 = mul(grad, -1)", r"line 1: .*constants are 1.0.*'-1'"),
         ("r\u0661\u0669 = mul(grad, 0.01)", r"line 1: expected"),
-        ("r9 = square(r\u0661)", r"line 1: unknown slot"),
-        ("r9 = mul(grad, lr)", r"line 1: unknown slot 'lr'; slots are param, grad"),
-        ("r9 = mul(grad, )", r"line 1: unknown slot ''"),
+        ("r9 = square(r\u0661)", r"line 1: .*slot 'r\u0661'"),
+        ("r9 = mul(grad, lr)", r"line 1: .*slot 'lr'.* param, grad"),
+        ("r9 = mul(grad, )", r"line 1: .*slot ''"),
         ("grad = mul(grad, 0.01)", r"line 1: output slot 1 \(grad\) is read-only"),
         ("0.01 = mul(grad, 0.01)", r"line 1: expected"),
         ("r999 = mul(grad, 0.01)", r"line 1: output slot must lie in 0 to 255, got 999"),
-        ("r99999 = mul(grad, 0.01)", r"line 1: unknown slot 'r99999'"),
+        ("r99999 = mul(grad, 0.01)", r"line 1: .*slot 'r99999'"),
         ("r9 = mul(grad)", r"line 1: 'mul' takes 2 inputs, got 1"),
-        ("r9 = __import__('os')", r"line 1: unknown slot"),
+        ("r9 = __import__('os')", r"line 1: .*os"),
         ("r9 = square(grad)\n" * 1025, r"at most 1,024 instructions, got 1,025"),
         ("x" * 2**19, r"at most 262,144 characters, got 524,288"),
         (7, r"must be a string, got 7"),
     ],
 )
-def test_malformed_text_is_refused_with_a_message_that_says_why(text: Any, message: str) -> None:
+def test_malformed_text_is_refused_with_a_reason(text: Any, message: str) -> None:
     with pytest.raises(InvalidProgram, match=message) as caught:
         Program.parse(text)
     assert len(str(caught.value)) < 500
@@ -153,10 +153,10 @@ def test_malformed_text_is_refused_with_a_message_that_says_why(text: Any, messa
 
 @pytest.mark.parametrize("hostile", ["(" * 2**18, "r9=" * 80_000, "a" * 2**18, "r9 = mul(" + "1," * 100_000 + ")"])
 def test_hostile_text_is_refused_at_once(hostile: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidProgram):
         Program.parse(hostile)
-    assert time.perf_counter() - started < 5  # quadratic matching would take minutes
+    assert time.process_time() - started < 30  # it takes milliseconds; quadratic matching would take minutes
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -170,5 +170,17 @@ def test_deep_nesting_is_refused() -> None:
 def test_only_instructions_make_a_program() -> None:
     with pytest.raises(InvalidProgram, match="instruction 1: expected an Instruction, got 'mul'"):
         Program(("mul",))
-    with pytest.raises(InvalidProgram, match="sequence of instructions, got 5"):
+    with pytest.raises(InvalidProgram, match=r"instructions .* got 5"):
         Program(5)
+
+
+def test_notebooks_show_text_and_pseudocode() -> None:
+    html = KNOWN_PROGRAMS["RMSprop"]._repr_html_()
+    assert "r10 = sub(1.0, 0.01)" in html
+    assert "w = w - 0.01*(g/(sqrt(m) + 1e-08))" in html
+    assert "never changes" in Program()._repr_html_()
+
+
+def test_programs_are_simplified_and_read_from_python() -> None:
+    assert Program.parse("r9 = exp(step); r10 = mul(grad, 0.01)").simplified() == Program.parse("r10 = mul(grad, 0.01)")
+    assert Program.from_python("def step(w, grad): return 0.01 * grad") == Program.parse("r9 = mul(0.01, grad)")

@@ -1,5 +1,4 @@
 import contextlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +7,8 @@ import torch
 from exported import of_program, same, start_and_gradients, trajectory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import any_programs, programs
 
-from nosbench_env import FUNCTIONS, KNOWN_PROGRAMS, InvalidProgram, Program, SearchSpace, canonical_form
-from nosbench_env.export import to_python
-from nosbench_env.language.constant_search import Expression, find_constant, nearest_constants
-from nosbench_env.language.live_code import apply, scalar
-from nosbench_env.language.program import CONSTANTS
+from nosbench_env import KNOWN_PROGRAMS, InvalidProgram, Program, canonical_form
 
 
 def step(body: str, signature: str = "w, grad, t") -> Program:
@@ -35,14 +29,6 @@ def test_optimizers_written_by_hand_are_the_known_ones() -> None:
     assert canonical_form(adam) == canonical_form(KNOWN_PROGRAMS["Adam"])
     adagrad = step("total += grad.square()\nreturn 0.01 * (grad / (total.sqrt() + 1e-8))", "w, grad")
     assert canonical_form(adagrad) == canonical_form(KNOWN_PROGRAMS["Adagrad"])
-
-
-@pytest.mark.parametrize("name", KNOWN_PROGRAMS)
-def test_known_programs_come_back(name: str) -> None:
-    program = KNOWN_PROGRAMS[name]
-    again = Program.from_python(to_python(program))
-    assert canonical_form(again) == canonical_form(program)
-    SearchSpace(max_instructions=30).admit(again)  # few slots are used
 
 
 def adam_by_torch(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -109,102 +95,63 @@ def test_steps_do_what_torch_does(body: str, by_hand: Callable[..., tuple[torch.
     assert same(of_program(program, *start_and_gradients()), run_by_hand(by_hand, memories)), str(program)
 
 
-def assert_comes_back(program: Program) -> None:
-    try:
-        again = Program.from_python(to_python(program))
-    except InvalidProgram as error:
-        assert "can't be composed" in str(error)  # noqa: PT017
-        return
-    start, grads = start_and_gradients()
-    assert canonical_form(again) == canonical_form(program) or same(
-        of_program(again, start, grads), of_program(program, start, grads)
-    ), f"{program!r}\n{to_python(program)}\n{again!r}"
-
-
-@given(programs())
-@settings(max_examples=60)
-def test_random_programs_come_back(program: Program) -> None:
-    assert_comes_back(program)
-
-
-@given(any_programs())
-@settings(max_examples=30)
-def test_so_do_those_of_the_whole_language(program: Program) -> None:
-    assert_comes_back(program)
-
-
-@st.composite
-def shuffles(draw: st.DrawFn) -> Program:
-    """Programs that mostly move values about, so that memories need what others were before."""
-    slots = st.sampled_from((0, 1, *range(9, 14)))
-    copies = st.builds(lambda source, output: ["mul", [source, 3], output], slots, st.integers(9, 13))
-    sums = st.builds(lambda a, b, output: ["sub", [a, b], output], slots, slots, st.integers(9, 13))
-    return Program.from_json(draw(st.lists(copies | sums, min_size=3, max_size=12)))
-
-
-@given(shuffles())
-@settings(max_examples=60)
-def test_so_do_those_that_shuffle_their_memory(program: Program) -> None:
-    assert_comes_back(program)
-
-
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "facts"),
     [
-        ("", "expected a function such as"),
-        ("x = = 1", "line 1: no Python"),
+        ("", "def step("),
+        ("x = = 1", "line 1: "),
         (
             "def step(w, grad):\n    w -= 0.001 * w\n    w -= 0.01 * grad",
-            "w is changed twice; add the changes up",
+            "line 3: w ",
         ),
-        ("def step(w, w):\n    return w", "a name is given twice: w, w"),
-        ("def step(w, grad): return w.__class__", "line 1: w.__class__ is not of the language"),
-        ("def step(w, grad):\n    return open('/etc/passwd')", "line 2: unknown function 'open'"),
+        ("def step(w, w):\n    return w", "w, w"),
+        ("def step(w, grad): return w.__class__", "line 1: w.__class__ "),
+        ("def step(w, grad):\n    return open('/etc/passwd')", "line 2: |'open'"),
         ("def step(w, grad):\n    return __import__('os').system(grad)", "line 2"),
-        ("import os\nos.remove('x')", "line 2: beside the function"),
+        ("import os\nos.remove('x')", "line 2: "),
         ("def step(w, grad):\n    for x in grad: pass", "line 2: for x in grad:"),
-        ("def step(w, grad):\n    m.mul_(0.9)\n    return m", "line 2: m.mul_(0.9): expected 'name = expression'"),
-        ("def step(w, grad):\n    return momentum * grad", "line 2: unknown name 'momentum'"),
-        ("def step(w, grad):\n    return torch.tanh(grad)", "line 2: unknown function 'tanh'; allowed are"),
-        ("def step(w, grad):\n    return torch.sqrt(grad, w)", "line 2: sqrt takes 1 input here, got 2"),
-        ("def step(w, grad):\n    return torch.std(grad, unbiased=False)", "line 2: std takes no named arguments"),
-        ("def step(w, grad):\n    return grad ** 3", "line 2: of powers the language knows"),
-        ("def step(w, grad, t):\n    return (1 - 0.9 ** t) ** 0.5 * grad", "line 2: of powers the language knows"),
-        ("def step(w, grad):\n    return 123.456 * grad", "line 2: 123.456 can't be composed of the constants"),
+        ("def step(w, grad):\n    m.mul_(0.9)\n    return m", "line 2: m.mul_(0.9)"),
+        ("def step(w, grad):\n    return momentum * grad", "line 2: |'momentum'"),
+        ("def step(w, grad):\n    return torch.tanh(grad)", "line 2: |'tanh'|sqrt"),
+        ("def step(w, grad):\n    return torch.sqrt(grad, w)", "line 2: sqrt |1 input|2"),
+        ("def step(w, grad):\n    return torch.std(grad, unbiased=False)", "line 2: std |unbiased=False"),
+        ("def step(w, grad):\n    return grad ** 3", "line 2: |x ** 2|x / (1 - b ** t)"),
+        ("def step(w, grad, t):\n    return (1 - 0.9 ** t) ** 0.5 * grad", "line 2: |x ** 2|x / (1 - b ** t)"),
+        ("def step(w, grad):\n    return 123.456 * grad", "line 2: 123.456 |1.0, 0.5, 0.1"),
         ("def step(w, grad):\n    return grad * (1 / 0)", "line 2: 1 / 0: "),
         ("def step(w, grad):\n    return grad * (10.0 ** 10 ** 10)", "line 2"),
-        ("def step(w, grad):\n    return grad * (-1) ** 0.5", "line 2: (-1) ** 0.5 is no real number"),
-        ("def step(w, grad):\n    return w - 0.1 * grad", "line 2: what is returned is the update"),
-        ("def step(w, grad):\n    w = 0.1 * grad", "line 2: the parameter changes by 'w = w - ...' alone"),
-        ("def step(w, grad):\n    w -= grad\n    m = w\n    w -= m", "line 3: w has been changed above"),
-        ("def step(w, grad):\n    grad = 2 * grad\n    return grad", "line 1: 'grad' is given to the step"),
-        ("def step(w, grad):\n    return grad\n    m = 1", "line 2: 'return' must stand at the end"),
-        ("def step(w, grad):\n    m = grad", "neither assigns 'w = w - ...' nor returns"),
-        ("def step(w): return w", "line 1: expected 'def step(w, grad, t, ...)'"),
-        ("def step(w, grad, lr=0.1): return lr * grad", "no decorators, defaults"),
-        ("@compiled\ndef step(w, grad): return grad", "no decorators"),
-        ("def step(w, grad): return grad\ndef other(w, grad): return w", "line 2: a second function"),
-        ("def step(w, grad): return True * grad", "line 1: True is not of the language"),
-        ("def step(w, grad): return grad if grad else w", "is not of the language"),
-        ("def step(w, grad): return (lambda: grad)()", "is not of the language"),
-        ("def step(w, grad): return grad[0]", "grad[0] is not of the language"),
-        ("def step(w, grad): return f'{grad}'", "is not of the language"),
-        (f"def step(w, grad): return {'(' * 90}grad{')' * 90}" + "\x00", "no Python"),
-        (f"def step(w, grad): return {'-' * 5000}grad", "nested more than|no Python"),
-        (f"def step(w, grad): return {' + '.join(['grad'] * 5000)}", "nested more than|no Python"),
-        (f"def step(w, grad): return {'(' * 3000}grad{')' * 3000}", "no Python"),
-        (f"def step(w, grad): return {'9' * 5000} * grad", "no Python|can't be composed|line 1"),
-        ("def step(w, grad): return grad" + " " * 70000, "at most 65,536 characters"),
+        ("def step(w, grad):\n    return grad * (-1) ** 0.5", "line 2: (-1) ** 0.5 |real"),
+        ("def step(w, grad):\n    return w - 0.1 * grad", "line 2: |update|'w = w - 0.1 * grad'"),
+        ("def step(w, grad):\n    w = 0.1 * grad", "line 2: |'w = w - ...'"),
+        ("def step(w, grad):\n    w -= grad\n    m = w\n    w -= m", "line 3: w "),
+        ("def step(w, grad):\n    grad = 2 * grad\n    return grad", "line 1: |'grad'"),
+        ("def step(w, grad):\n    return grad\n    m = 1", "line 2: 'return'"),
+        ("def step(w, grad):\n    m = grad", "'w = w - ...'|return"),
+        ("def step(w): return w", "line 1: |'def step(w, grad, t, ...)'"),
+        ("def step(w, grad, lr=0.1): return lr * grad", "line 1: |defaults"),
+        ("@compiled\ndef step(w, grad): return grad", "line 2: |decorators"),
+        ("def step(w, grad): return grad\ndef other(w, grad): return w", "line 2: |'step'"),
+        ("def step(w, grad): return True * grad", "line 1: True "),
+        ("def step(w, grad): return grad if grad else w", "line 1: grad if grad else w "),
+        ("def step(w, grad): return (lambda: grad)()", "line 1: lambda: grad "),
+        ("def step(w, grad): return grad[0]", "line 1: grad[0] "),
+        ("def step(w, grad): return f'{grad}'", "line 1: f'{grad}' "),
+        (f"def step(w, grad): return {'(' * 90}grad{')' * 90}" + "\x00", "Python"),
+        (f"def step(w, grad): return {'-' * 5000}grad", ""),
+        (f"def step(w, grad): return {' + '.join(['grad'] * 5000)}", ""),
+        (f"def step(w, grad): return {'(' * 3000}grad{')' * 3000}", ""),
+        (f"def step(w, grad): return {'9' * 5000} * grad", ""),
+        ("def step(w, grad): return grad" + " " * 70000, "65,536|70,030"),
         (
             "def step(w, grad):\n" + "".join(f"    x{n} = grad * w + grad / 0.1 ** 2 - x{n}\n" for n in range(600)),
-            "slots|too long|neither",
+            "return",
         ),
     ],
 )
-def test_what_is_no_step_is_refused(source: str, message: str) -> None:
+def test_other_sources_are_refused_with_a_reason(source: str, facts: str) -> None:
     with pytest.raises(InvalidProgram) as refused:
         Program.from_python(source)
-    assert any(part in str(refused.value) for part in message.split("|")), str(refused.value)
+    assert [fact for fact in facts.split("|") if fact not in str(refused.value)] == [], str(refused.value)
     assert len(str(refused.value)) < 600
 
 
@@ -228,40 +175,6 @@ def test_too_many_memories_are_refused() -> None:
     sums = [f"s{place} = {' + '.join(names[place : place + 65])}" for place in range(0, 260, 65)]
     with pytest.raises(InvalidProgram, match="more than 247 slots"):
         step("\n".join([*body[:-1], *sums, "return s0 + s65 + s130 + s195"]))
-
-
-def value(expression: Expression) -> float:
-    if expression.function == "slot":
-        return scalar(CONSTANTS[expression.slot]).item()
-    return apply(expression.function, *(scalar(value(source)) for source in expression.inputs)).item()
-
-
-@given(st.sampled_from([0.9, 0.999, 3e-4, 2.0, 5.0, 0.95, 1e-8, -1.0, 0.0, 0.85, 100.0, 1 / 3]) | st.floats(1e-4, 2.0))
-def test_constants_are_composed_exactly(number: float) -> None:
-    found = find_constant(number)
-    if found is None:
-        below, above = nearest_constants(number)
-        assert below < number < above or scalar(number).item() in (below, above)
-    else:
-        assert value(found) == scalar(number).item()
-        assert set(functions(found)) <= set(FUNCTIONS)
-
-
-def functions(expression: Expression) -> list[str]:
-    if expression.function == "slot":
-        return []
-    return [expression.function, *(name for source in expression.inputs for name in functions(source))]
-
-
-def test_zeros_of_either_sign_are_told_apart() -> None:
-    for number in (0.0, -0.0, 0.0):
-        found = find_constant(number)
-        assert found is None or math.copysign(1.0, value(found)) == math.copysign(1.0, number)
-
-
-def test_shortest_expressions_are_found() -> None:
-    lengths = {number: len(functions(find_constant(number))) for number in (0.1, 0.9, 2.0, 1e-8, 0.95, 0.0003)}
-    assert lengths == {0.1: 0, 0.9: 1, 2.0: 1, 1e-8: 1, 0.95: 2, 0.0003: 3}
 
 
 def test_a_file_is_evaluated(nosbench: Callable[..., object], tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def test_sampling_reaches_every_choice_about_equally_often() -> None:
         "input": np.bincount([slot for i in instructions for slot in i.inputs], minlength=20),
         "output": np.bincount([i.output for i in instructions], minlength=20)[9:],
     }
-    for what, count in counts.items():
+    for choice, count in counts.items():
         expected = count.sum() / len(count)
-        assert np.abs(count - expected).max() < 6 * np.sqrt(expected), what
+        assert np.abs(count - expected).max() < 6 * np.sqrt(expected), choice
 
 
 def test_mutations_are_equally_likely_and_reach_every_slot() -> None:
@@ -103,11 +103,11 @@ def test_admitted_programs_do_the_same(program: Program) -> None:
 
 def test_admit_says_why_it_cannot() -> None:
     wide = Program.from_json([["square", [1], 9 + k] for k in range(12)])
-    with pytest.raises(InvalidProgram, match="the space has 11 writable slots, the program uses 12"):
+    with pytest.raises(InvalidProgram, match=r"11 writable slots.* 12"):
         SPACE.admit(wide)
-    with pytest.raises(InvalidProgram, match="1 to 20 instructions, the program 21"):
+    with pytest.raises(InvalidProgram, match=r"1 to 20 instructions.* 21"):
         SPACE.admit(Program.from_json([["square", [1], 9]] * 21))
-    with pytest.raises(InvalidProgram, match="1 to 20 instructions, the program 0"):
+    with pytest.raises(InvalidProgram, match=r"1 to 20 instructions.* 0"):
         SPACE.admit(Program())
     with pytest.raises(InvalidProgram, match="admit"):
         SPACE.mutate(KNOWN_PROGRAMS["Adadelta"], np.random.default_rng(0))
@@ -140,7 +140,7 @@ def test_stop_is_decoded_and_masked_only_at_the_start() -> None:
     ids=str,
 )
 def test_bad_actions_are_refused(action: object) -> None:
-    with pytest.raises(ValueError, match="an action is 5 integers below"):
+    with pytest.raises(ValueError, match="5 integers below"):
         SPACE.decode(action)
 
 
@@ -150,6 +150,23 @@ def test_any_five_integers_are_an_action(kind: type) -> None:
     action = kind(numbers) if kind in (list, tuple) else np.array(numbers, dtype=kind)
     assert SPACE.check_action(action) == (18, 1, 6, 13, 2)
     assert SPACE.decode(action) == Instruction("mul", (1, 6), 11)
+
+
+@pytest.mark.parametrize("constraints", [("unknown",), "used", ("used", "short")])
+def test_unknown_constraints_are_refused(constraints: object) -> None:
+    with pytest.raises(ValueError, match=r"constraints must .*'gradient'"):
+        SearchSpace(constraints=constraints)
+
+
+def test_spaces_are_equal_whatever_the_order_of_their_constraints() -> None:
+    assert SearchSpace(constraints=["used", "gradient"]) == SearchSpace(constraints=("gradient", "used", "used"))
+    assert SearchSpace(5, 12, ("used",)).to_json() == {
+        "max_instructions": 5,
+        "memory_size": 12,
+        "constraints": ["used"],
+    }
+    assert SearchSpace(**SearchSpace(5, 12, ("used",)).to_json()) == SearchSpace(5, 12, ("used",))
+    assert SearchSpace().to_json() == {"max_instructions": 20, "memory_size": 20}
 
 
 @pytest.mark.parametrize("bounds", [(0, 20), (20, 9), (1025, 20), (20, 257), (True, 20), (5.0, 20)])

@@ -35,6 +35,7 @@ def test_descendants_of_known_programs_stay_the_same() -> None:
         ("r9 = square(grad); r10 = mul(grad, grad); r11 = add(r9, r10)", "r9 = square(grad); r11 = add(r9, r9)"),
         ("r9 = sub(1.0, 0.5); r10 = mul(grad, r9)", "r10 = mul(grad, 0.5)"),
         ("r9 = sub(1.0, 1.0); r10 = sin(r9)", ""),
+        ("r9 = div(1.0, r9); r9 = div(1.0, r9)", ""),  # 1 / (1 / 0); both are needed, or neither
         ("r10 = maximum(grad, grad)", "r10 = maximum(grad, grad)"),  # something must say what the update is
         # The last value has to be said again: r9 is carried, and written after the update is known.
         (
@@ -43,7 +44,7 @@ def test_descendants_of_known_programs_stay_the_same() -> None:
         ),
     ],
 )
-def test_what_falls_away(program: str, simple: str) -> None:
+def test_unnecessary_instructions_are_removed(program: str, simple: str) -> None:
     assert simplify(Program.parse(program)) == Program.parse(simple)
 
 
@@ -65,19 +66,22 @@ def test_each_instruction_is_explained() -> None:
         r10 = mul(r13, r14)
         r10 = mul(r10, r9)
     """)
-    remarks = [(explained.live, explained.remark) for explained in explain(program)]
-    assert remarks == [
-        (False, "line 2 overwrites it before anything reads it"),
-        (True, "always 0.8999999761581421"),
-        (True, "the same as grad"),
+    expected = [
+        (False, "line 2 overwrites"),
+        (True, "0.8999999761581421"),
+        (True, "grad"),
         (True, ""),
-        (True, "the same as line 4"),
-        (False, "only line 7 reads it, which falls away too"),
-        (False, "only line 6 reads it, which falls away too"),
-        (False, "nothing else reads it"),
+        (True, "line 4"),
+        (False, "only line 7 reads"),
+        (False, "only line 6 reads"),
+        (False, "nothing else reads"),
         (True, ""),
         (True, ""),
     ]
+    for explained, (live, fact) in zip(explain(program), expected, strict=True):
+        assert explained.live == live
+        assert fact in explained.remark
+        assert bool(fact) == bool(explained.remark)
     assert explain(Program()) == []
 
 
@@ -89,5 +93,5 @@ def test_an_instruction_that_occurs_twice_is_explained_by_its_place() -> None:
 
 def test_only_programs_are_taken() -> None:
     for function in (simplify, explain, canonical_form):
-        with pytest.raises(TypeError, match="must be a Program, such as"):
+        with pytest.raises(TypeError, match="Program"):
             function("SGD")
