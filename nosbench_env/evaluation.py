@@ -1,4 +1,4 @@
-"""Answers of an oracle: the evaluation of one candidate, and the counts of all."""
+"""An oracle's answers: the evaluation of a candidate, and counts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ Source = Literal["trained", "store", "shipped", "probe"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Generic[Evaluated]):
-    """What the oracle says about a program, or about an optimizer of a library.
+    """The oracle's answer about a program or an optimizer of a library.
 
     Attributes:
         program: The program, tuned program or `OptimizerConfig`, as asked.
         task: Name of the task.
         epochs: Length of the training asked for.
         seed: Seed of the training; 0 is the paper's.
-        loss: Loss of the last epoch, in the task's unit (nats for "pfn" and the other tasks here): its mean training
-            loss, each step's taken before its update, which is the paper's fitness; or for tasks that validate
-            ("mlp"), the loss on what was left out, after it. NaN or inf if the program diverged.
-        status: "ok", "nan" or "inf": what `loss` is.
-        curve: Mean loss of each epoch from `first_epoch` on; empty if the probe already showed that the program
-            diverges.
-        key: The key of the result in the store: equal for programs taken to be equivalent.
-        hit: Whether this was answered without training.
+        loss: Loss of the last epoch, in the task's unit (nats for "pfn" and most other tasks). It is the epoch's mean
+            training loss, with each step's loss taken before its update, which is the paper's fitness. Tasks that
+            validate ("mlp") report the loss on held-out data after the epoch. NaN or inf if the program diverged.
+        status: "ok", "nan" or "inf", from the loss.
+        curve: Mean loss of each epoch from `first_epoch` on; empty if the program diverges on the probe.
+        key: The key of the result in the store, shared by equivalent programs.
+        hit: True if this was answered without training.
         source: "trained" now, known from the "store" or from the results "shipped" with the package, or diverged on the
             "probe".
-        seconds: What the training took when it was done; 0 if there was none.
-        provenance: Where the result comes from: the program that was trained, device, versions, date.
-        first_epoch: The epoch of `curve[0]`, counted from 0. Not 0 if only the last epoch was asked for, and no more is
-            known.
+        seconds: Duration of the training when it was done; 0 if there was none.
+        provenance: The origin of the result: the program that was trained, device, versions, date.
+        first_epoch: The epoch of `curve[0]`, counted from 0. It is not 0 if only the last epoch was asked for and no
+            other is known.
     """
 
     program: Evaluated
@@ -52,7 +51,7 @@ class Evaluation(Generic[Evaluated]):
     first_epoch: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None (`status` tells which they are)."""
+        """Returns JSON data, with None for non-finite numbers."""
 
         def number(value: float) -> float | None:
             return value if loss_status(value) == "ok" else None
@@ -76,13 +75,13 @@ class Evaluation(Generic[Evaluated]):
 
 @dataclass(slots=True)
 class Statistics:
-    """How often the oracle was asked, and what it cost.
+    """Counts of an oracle's queries by source of the answer.
 
     Attributes:
-        queries: Programs asked about.
+        queries: All queries.
         trained: Trainings done.
-        stored: Queries answered from the store or the results that come with the package, by another program of the
-            same call, or by another asker's training.
+        stored: Queries answered from the store or the shipped results, by another program of the same call, or by
+            another asker's training.
         diverged: Queries answered by the probe.
     """
 
@@ -91,13 +90,20 @@ class Statistics:
     stored: int = 0
     diverged: int = 0
 
+    def count(self, source: Source) -> None:
+        """Counts one query."""
+        self.queries += 1
+        self.trained += source == "trained"
+        self.stored += source in ("store", "shipped")
+        self.diverged += source == "probe"
+
     @property
     def hit_rate(self) -> float:
-        """The share of queries answered without training; NaN before the first (paper, Table 3)."""
+        """The share of queries answered without training (paper, Table 3); NaN before the first."""
         return (self.stored + self.diverged) / self.queries if self.queries else float("nan")
 
     @property
     def hit_rate_excluding_diverged(self) -> float:
-        """The same without the queries that the probe answered (paper, Table 3, "excl. NaNs")."""
+        """The hit rate without queries answered by the probe (Table 3, "excl. NaNs")."""
         asked = self.queries - self.diverged
         return self.stored / asked if asked else float("nan")

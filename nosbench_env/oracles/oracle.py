@@ -1,17 +1,12 @@
-"""The oracle: what loss does a program reach? It trains only when nobody has asked about an equivalent one before."""
+"""`Oracle`: returns the losses of programs, training only unknown ones."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from nosbench_env.candidates.candidate import AnyCandidate, Candidate
 from nosbench_env.candidates.optimizer_config import OptimizerConfig
@@ -22,49 +17,50 @@ from nosbench_env.identity.identify import Identity, check_identity, identify
 from nosbench_env.language.canonical import canonical_form
 from nosbench_env.language.program import Program
 from nosbench_env.language.status import Status, loss_status
+from nosbench_env.oracles.leased_training import LeasedTraining, Request
+from nosbench_env.results.key import ResultKey
 from nosbench_env.results.shipped import ShippedResults
-from nosbench_env.store import Leases, Record, ResultStore, StoreError
+from nosbench_env.store import Record, ResultStore
 from nosbench_env.tasks import check_task_name, make_task
 from nosbench_env.tasks.task import Curve, OnStep, Task, probe_of
-from nosbench_env.tasks.train_candidates import train_candidates
 from nosbench_env.tasks.worker_pool import WorkerPool, available_cores, check_workers
-
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 1.0  # how often to look whether another asker has finished
 
 
 class Oracle:
-    """Answers queries for the loss of a program, from the store where it can.
+    """The oracle of the benchmark, which evaluates programs on a task.
+
+    Results come from the store or the package if known there; other programs are trained.
 
     Args:
         task: A name that `make_task` knows, or a `Task`.
-        store: A `ResultStore`, or its location; None is the user's default store.
-        device: Where to train: "auto", "cpu", "cuda" or "cuda:N". Not for a `Task`, which has its own.
-        identity: Which programs are taken to be equivalent and share a result. "fingerprint": those of one canonical
-            form, and those that do the same on the task's probe; programs that diverge there are not trained.
-            "canonical": only those of one canonical form, which are the same optimizer for certain; all are trained.
-            "paper": those that the paper's proxy cannot tell apart (Appendix B); programs that diverge on it are not
-            trained, as in the paper's code. Results under different identities do not answer for each other.
-        arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU, with results of its own. Not
-            for a `Task`.
-        workers: How many worker processes train at once, one thread each, where `query_many` has several programs to
-            train; None for as many as there are cores for this process, 1 for none. They take seconds to start and stay
-            for the next call. A single program, a `Task` of one's own and a GPU train in this process. Results are
-            the same either way.
-        shipped: Whether to look into the results that come with the package, after the store. Not for a `Task`.
+        store: A `ResultStore` or its location; None is the user's default store.
+        device: The device of training: "auto", "cpu", "cuda" or "cuda:N". Ignored for a `Task`, which has its own.
+        identity: The way to decide which programs share a result. "fingerprint": programs of one canonical form, and
+            programs with the same behaviour on the task's probe; programs that diverge on the probe are not trained.
+            "canonical": only programs of one canonical form, which are certainly the same optimizer; all are trained.
+            "paper": programs that the paper's proxy cannot tell apart (Appendix B); programs that diverge on it are not
+            trained, as in the paper's code. Results of one identity never answer queries of another.
+        arithmetic: "float32", or "tf32" for matrix products of reduced precision on a GPU, which has results of its
+            own. Ignored for a `Task`.
+        workers: The number of worker processes, of one thread each, for a `query_many` that trains several programs.
+            None is the number of cores of this process; 1 trains in this process. Workers take seconds to start and
+            stay for the next call. A single program, a custom `Task` and a GPU always train in this process. The number
+            of workers does not change results.
+        shipped: True to use the results in the package for keys that the store does not have. Ignored for a `Task`.
 
     Attributes:
         statistics: Counts of this oracle's queries and hits.
 
-    In this process trainings run one at a time; those of several threads wait for each other. Several processes, and on
-    PostgreSQL several machines, may share a store. Of those that ask for the same unknown program at the same moment
-    one trains it, and the others wait for its result; if it dies, another takes over a minute later. A store that can
-    only be read answers what it knows.
+    One training runs at a time in a process; further threads wait. Several processes, and on PostgreSQL several
+    machines, may share a store. If they query the same unknown program at the same moment, one trains it and the others
+    wait for its result; if the trainer dies, another takes over a minute later. A read-only store answers from the
+    results that it has.
 
-    Copying an oracle gives the same oracle; a pickle opens the same store elsewhere, with new counts.
+    Copying an oracle returns the same oracle. A pickle opens the same store elsewhere, with new counts.
 
     Raises:
         ValueError: If the task, the store's location, the device, the arithmetic or the identity is unknown, or
-            `workers` is no positive integer.
+            `workers` is not a positive integer.
     """
 
     def __init__(
@@ -111,17 +107,15 @@ class Oracle:
     def look_up(
         self, program: AnyCandidate, epochs: int | None = None, seed: int = 0, *, last_epoch_only: bool = False
     ) -> Evaluation[AnyCandidate] | None:
-        """The evaluation, if it takes no training; None if it would. It does not count as a query.
+        """Returns the evaluation if it takes no training, else None.
+
+        This does not count as a query.
 
         Raises:
             TypeError, ValueError, StoreError: As `query_many` does.
         """
-        epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        key, status = self._key(program, epochs, seed)
-        if status != "ok":
-            return self._diverged(program, epochs, seed, key, status)
-        key, record, source = self._find(program, key, epochs, last_epoch_only)
-        return None if record is None else self._evaluation(program, epochs, seed, key, record, source)
+        request = self._request(epochs, seed, last_epoch_only)
+        return self._known(program, *self._identify(program, request), request)[1]
 
     def query_many(
         self,
@@ -135,213 +129,130 @@ class Oracle:
     ) -> list[Evaluation[AnyCandidate]]:
         """Evaluates programs, training each distinct unknown one once.
 
-        A training answers queries for fewer epochs too; a query for more trains from the start. The first result
-        stored for an epoch stays, so asking again gives the same answer. Each result is stored as soon as it is known.
+        A training also answers queries for fewer epochs; a query for more epochs trains from the start. The first
+        result stored for an epoch stays, so repeated queries have the same answer. Each result is stored as soon as it
+        is known.
 
         Args:
-            programs: What to evaluate: programs, tuned ones (`TunedProgram`), and optimizers of libraries
-                (`OptimizerConfig`).
+            programs: Programs, tuned programs (`TunedProgram`) and optimizers of libraries (`OptimizerConfig`).
             epochs: Length of training; the task's default (the paper's 20 for "pfn") if None.
             seed: Seed of the training.
-            on_step: Called after each training step; for trainings in worker processes only some times a second.
+            on_step: Called after each training step; a few times a second for trainings in worker processes.
             on_trained: Called after each training, when its result is stored.
-            last_epoch_only: Whether the loss is all that is asked for. Some programs then take less work, and the curve
-                may hold no more than the last epoch. The loss is the same.
+            last_epoch_only: True if only the loss is needed. Some programs then take less work, and the curve may hold
+                only the last epoch. The loss is the same.
 
         Returns:
             An evaluation for each program, in order. Diverged programs are results, not errors.
 
         Raises:
-            TypeError: If something is none of these.
-            ValueError: If `epochs` or `seed` is out of range, or a library has not the optimizer or refuses its
+            TypeError: If a program is of another type.
+            ValueError: If `epochs` or `seed` is out of range, or a library lacks the optimizer or rejects its
                 hyperparameters.
-            StoreError: If the store can't be read or written; before any training, if it can only be read and does not
-                know all programs.
-            WorkerError: If worker processes died or hung, each twice with the same program, or an exception ended a
-                training there. The results of all other programs are stored.
+            StoreError: If the store can't be read or written. It is raised before any training if the store is
+                read-only and has no result for one of the programs.
+            WorkerError: If worker processes died or hung, twice for the same program, or an exception ended a training
+                there. The results of all other programs are stored.
         """
-        epochs, seed = check_epochs(epochs) or self.task.default_epochs, check_seed(seed)
-        identified = [self._key(program, epochs, seed) for program in programs]
+        request = self._request(epochs, seed, last_epoch_only, on_step, on_trained)
+        identified = [self._identify(program, request) for program in programs]
         keys = [key for key, _ in identified]
-
-        records: dict[str, Record] = {}
-        sources: dict[str, Source] = {}
+        evaluations: dict[str, Evaluation[AnyCandidate]] = {}
         unknown: dict[str, AnyCandidate] = {}
-        first_asked: set[str] = set()  # those trained here whose turn has not come
         for place, (program, (key, status)) in enumerate(zip(programs, identified, strict=True)):
-            if status != "ok" or key in records or key in unknown:
+            if key in evaluations or key in unknown:
                 continue
-            keys[place], record, source = self._find(program, key, epochs, last_epoch_only)
-            key = keys[place]
-            if record is not None:
-                records[key], sources[key] = record, source
+            key, evaluation = self._known(program, key, status, request)
+            keys[place] = key
+            if evaluation is None:
+                unknown.setdefault(key, program)
             else:
-                unknown[key] = program
+                evaluations[key] = evaluation
         if unknown:
-            found, first_asked = self._train(unknown, epochs, seed, on_step, on_trained, last_epoch_only)
-            records |= found
+            alias_of = partial(self._alias, request=request)
+            training = LeasedTraining(request, self.task, self.store, self._pool, alias_of)
+            training.run(unknown)
+            for key, record in training.records.items():
+                source: Source = "trained" if key in training.trained else "store"
+                evaluations[key] = self._evaluation(unknown[key], key, record, source, request)
 
-        evaluations = []
-        for program, key, (_, status) in zip(programs, keys, identified, strict=True):
-            self.statistics.queries += 1
-            if status != "ok":
-                self.statistics.diverged += 1
-                evaluations.append(self._diverged(program, epochs, seed, key, status))
-                continue
-            trained = key in first_asked
-            first_asked.discard(key)
-            self.statistics.trained += trained
-            self.statistics.stored += not trained
-            source = "trained" if trained else sources.get(key, "store")
-            evaluations.append(self._evaluation(program, epochs, seed, key, records[key], source))
-        return evaluations
+        answers = []
+        for program, key in zip(programs, keys, strict=True):
+            answer = evaluations[key]
+            answers.append(replace(answer, program=program))
+            self.statistics.count(answer.source)
+            if answer.source == "trained":  # further programs of this key are hits
+                evaluations[key] = replace(answer, hit=True, source="store")
+        return answers
 
-    def _look_up(self, key: str, epochs: int, last_epoch_only: bool) -> tuple[Record | None, Source]:
-        """The stored or shipped record, and which it is."""
-        if (record := self.store.get(key, epochs, last_epoch_only)) is not None or self._shipped_results is None:
-            return record, "store"
-        return self._shipped_results.get(key, epochs, last_epoch_only), "shipped"
+    def _request(
+        self,
+        epochs: int | None,
+        seed: int,
+        last_epoch_only: bool,
+        on_step: OnStep | None = None,
+        on_trained: Callable[[AnyCandidate, Curve], None] | None = None,
+    ) -> Request[AnyCandidate]:
+        epochs = check_epochs(epochs) or self.task.default_epochs
+        return Request(epochs, check_seed(seed), last_epoch_only, on_step, on_trained)
 
-    def _find(
-        self, program: Candidate, key: str, epochs: int, last_epoch_only: bool
-    ) -> tuple[str, Record | None, Source]:
-        """The known result of a program, which may be there under another key than its own."""
-        record, source = self._look_up(key, epochs, last_epoch_only)
-        if record is None and (other := self._stored_under(program, key)) is not None:
-            return other, *self._look_up(other, epochs, last_epoch_only)
-        return key, record, source
+    def _identify(self, program: Candidate, request: Request[Any]) -> tuple[str, Status]:
+        """Computes a candidate's key and the known end of its training."""
+        if not isinstance(program, (OptimizerConfig, TunedProgram)):
+            identity_value, status = identify(program, self.identity, probe_of(self.task))
+            return self._key(identity_value, request), status
+        return self._key(program.identity_value(request.epochs), request), "ok"
 
-    def _key(self, program: Candidate, epochs: int, seed: int) -> tuple[str, Status]:
-        """The key of a candidate's result, and how its training is known to end."""
-        prefix = f"{self.task.name}-{self.task.version}/seed={seed}/{self.task.arithmetic}"
-        if isinstance(program, (OptimizerConfig, TunedProgram)):
-            return f"{prefix}/{program.identity(epochs)}", "ok"
-        value, status = identify(program, self.identity, probe_of(self.task))
-        return f"{prefix}/{value}", status
+    def _key(self, identity_value: str, request: Request[Any]) -> str:
+        task = self.task
+        return str(ResultKey(task.name, task.version, request.seed, task.arithmetic, identity_value))
 
-    def _diverged(
-        self, program: AnyCandidate, epochs: int, seed: int, key: str, status: Status
-    ) -> Evaluation[AnyCandidate]:
-        """The evaluation of a program that diverges on the probe."""
-        return Evaluation(program, self.task.name, epochs, seed, float(status), status, (), key, True, "probe")
-
-    def _stored_under(self, program: Candidate, key: str) -> str | None:
-        """The other key under which a program of the same canonical form was stored, if one was.
-
-        It is another than the program's own if that fingerprint was taken where numbers round differently.
-        """
+    def _alias(self, program: Candidate, request: Request[Any]) -> str | None:
+        """Returns the key of a program's canonical form under "fingerprint"."""
         if self.identity != "fingerprint" or not isinstance(program, Program):
             return None
-        stored = self.store.resolve(_alias(str(canonical_form(program)), key))
-        return None if stored == key else stored
+        return self._key(str(canonical_form(program)), request)
 
-    def _train(
-        self,
-        unknown: Mapping[str, AnyCandidate],
-        epochs: int,
-        seed: int,
-        on_step: OnStep | None,
-        on_trained: Callable[[AnyCandidate, Curve], None] | None,
-        last_epoch_only: bool,
-    ) -> tuple[dict[str, Record], set[str]]:
-        """Trains each program that nobody else trains, and waits for the results of the others.
+    def _known(
+        self, program: AnyCandidate, key: str, status: Status, request: Request[AnyCandidate]
+    ) -> tuple[str, Evaluation[AnyCandidate] | None]:
+        """Returns the key of a program's result, and the result if known.
 
-        Returns:
-            All results by key, and the keys of those trained here.
+        The key differs from the program's own if a program of the same canonical form is stored under another one,
+        because its fingerprint was computed on a machine that rounds differently.
         """
-        if self.store.read_only:
-            raise StoreError(
-                f"the store {self.store.location} can only be read, and does not know {len(unknown)} of the programs "
-                f"for {epochs} epochs of the {self.task.name} task. Name a store that can be written with --store or "
-                "NOSBENCH_STORE to train them."
+        if status != "ok":
+            loss = float(status)
+            return key, Evaluation(
+                program, self.task.name, request.epochs, request.seed, loss, status, (), key, True, "probe"
             )
-        records: dict[str, Record] = {}
-        trained: set[str] = set()
-        missing, delay = dict(unknown), _FIRST_WAIT_S
+        evaluation = self._look_up(program, key, request)
+        if evaluation is None and (alias := self._alias(program, request)) is not None:
+            other = self.store.resolve(alias)
+            if other is not None and other != key:
+                return other, self._look_up(program, other, request)
+        return key, evaluation
 
-        def look_up(keys: Iterable[str]) -> None:
-            for key in keys:
-                if (record := self.store.get(key, epochs, last_epoch_only)) is not None:
-                    records[key] = record
-                    del missing[key]
-
-        while missing:
-            with self.store.leases() as leases:
-                mine = leases.take(missing)
-                look_up(mine)  # another may have finished just before
-                leases.release(mine & records.keys())
-                if ours := {key: program for key, program in missing.items() if key in mine}:
-                    records |= self._train_leased(ours, epochs, seed, on_step, on_trained, last_epoch_only, leases)
-                    trained |= ours.keys()
-                    missing = {key: program for key, program in missing.items() if key not in ours}
-                    delay = _FIRST_WAIT_S
-            # Waiting while holding a lease, two askers could wait for each other.
-            if missing and len(leases.busy(missing)) == len(missing):
-                time.sleep(delay)
-                delay = min(2 * delay, _LONGEST_WAIT_S)
-        return records, trained
-
-    def _train_leased(
-        self,
-        unknown: Mapping[str, AnyCandidate],
-        epochs: int,
-        seed: int,
-        on_step: OnStep | None,
-        on_trained: Callable[[AnyCandidate, Curve], None] | None,
-        last_epoch_only: bool,
-        leases: Leases,
-    ) -> dict[str, Record]:
-        """Trains each program and stores its result under its key, giving back the lease of it."""
-        keys, programs = list(unknown), list(unknown.values())
-        records: dict[str, Record] = {}
-        provenance = _provenance(self.task)
-
-        def store_curve(index: int, curve: Curve, seconds: float) -> None:
-            program, aliases = programs[index], []
-            made = provenance | {"program": program.to_json()}
-            if isinstance(program, Program):
-                form = made["canonical"] = str(canonical_form(program))
-                aliases += [_alias(form, keys[index])] * (self.identity == "fingerprint")
-            elif isinstance(program, OptimizerConfig):
-                made["library"] = program.library_version
-            made |= {
-                "seconds": round(seconds, 3),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            record = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, made, curve.first_epoch)
-            self.store.add(keys[index], record, aliases, leases=leases)
-            # Another process may have been first; then its result is the one that stays.
-            records[keys[index]] = self.store.get(keys[index], epochs, last_epoch_only) or record
-            if on_trained is not None:
-                on_trained(program, curve)
-
-        if self._pool is not None and self._pool.workers > 1 and len(programs) > 1 and self.task.device == "cpu":
-            self._pool.train(
-                programs, epochs, seed, last_epoch_only=last_epoch_only, on_step=on_step, on_result=store_curve
-            )
-            return records
-        started = time.perf_counter()
-
-        def store_next(index: int, curve: Curve) -> None:
-            nonlocal started
-            seconds = time.perf_counter() - started if curve.seconds is None else curve.seconds
-            store_curve(index, curve, seconds)
-            started = time.perf_counter()
-
-        train_candidates(
-            self.task, programs, epochs, seed, on_step=on_step, on_curve=store_next, last_epoch_only=last_epoch_only
-        )
-        return records
+    def _look_up(
+        self, program: AnyCandidate, key: str, request: Request[AnyCandidate]
+    ) -> Evaluation[AnyCandidate] | None:
+        """Returns the stored or shipped result of a key."""
+        source: Source = "store"
+        record = self.store.get(key, request.epochs, request.last_epoch_only)
+        if record is None and self._shipped_results is not None:
+            source = "shipped"
+            record = self._shipped_results.get(key, request.epochs, request.last_epoch_only)
+        return None if record is None else self._evaluation(program, key, record, source, request)
 
     def _evaluation(
-        self, program: AnyCandidate, epochs: int, seed: int, key: str, record: Record, source: Source
+        self, program: AnyCandidate, key: str, record: Record, source: Source, request: Request[AnyCandidate]
     ) -> Evaluation[AnyCandidate]:
         loss = record.epoch_means[-1]
         return Evaluation(
             program=program,
             task=self.task.name,
-            epochs=epochs,
-            seed=seed,
+            epochs=request.epochs,
+            seed=request.seed,
             loss=loss,
             status=loss_status(loss),
             curve=record.epoch_means,
@@ -354,7 +265,7 @@ class Oracle:
         )
 
     def close(self) -> None:
-        """Ends the worker processes and closes the store; a further query opens both again."""
+        """Ends the workers and closes the store until the next query."""
         if self._pool is not None:
             self._pool.close()
         self.store.close()
@@ -368,23 +279,3 @@ class Oracle:
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = self._task, self.store, self.device, self.identity, self.workers, self.arithmetic, self.shipped
         return Oracle, arguments
-
-
-def _alias(form: str, key: str) -> str:
-    """The key that a program's canonical form alone would have."""
-    return f"{key.rpartition('/')[0]}/{form}"
-
-
-def _provenance(task: Task) -> dict[str, Any]:
-    """What is the same for all trainings of a task in this process."""
-    try:
-        own_version = version("nosbench_env")
-    except PackageNotFoundError:  # a bare checkout
-        own_version = "unknown"
-    device = torch.device(task.device)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "nosbench_env": own_version,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

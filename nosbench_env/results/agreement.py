@@ -1,4 +1,4 @@
-"""How far two trainings of equivalent programs agree."""
+"""Agreement between two trainings of equivalent programs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from nosbench_env.store import Record
 
 
 def largest_difference(first: Record, second: Record) -> float | None:
-    """The largest difference between the means of the epochs that both records tell, or None if there is none.
+    """Returns the largest difference of epoch means, if any are common.
 
-    A record whose parameters turned non-finite tells all epochs after those it holds: NaN. Equal values that are not
-    finite do not differ; if one is finite and the other is not, or they are not finite in different ways, the
-    difference is infinite.
+    A record whose parameters turned non-finite is NaN in all epochs after those it holds. Two means that are not finite
+    in the same way do not differ. The difference is infinite if only one mean is finite, or if they are not finite in
+    different ways.
     """
     start = max(first.first_epoch, second.first_epoch)
     ends = [record.first_epoch + len(record.epoch_means) for record in (first, second)]
@@ -23,13 +23,13 @@ def largest_difference(first: Record, second: Record) -> float | None:
 
 
 def mean(record: Record, epoch: int) -> float:
-    """The mean of an epoch that the record tells."""
+    """Returns the mean of an epoch that the record covers."""
     index = epoch - record.first_epoch
     return record.epoch_means[index] if index < len(record.epoch_means) else math.nan
 
 
 def difference(first: float, second: float) -> float:
-    """How much two losses differ; 0 if they are not finite in the same way, infinite if only one is finite."""
+    """Returns the difference of two losses, as in `largest_difference`."""
     if math.isfinite(first) and math.isfinite(second):
         return abs(first - second)
     return 0.0 if first == second or (math.isnan(first) and math.isnan(second)) else math.inf

@@ -1,17 +1,18 @@
-"""Results as text that travels: JSON lines, the same for the same results, and checked as hostile data when read.
+"""The file format of exported results: JSON lines.
+
+Equal results have equal files. A file is validated as untrusted data when read.
 
 The first line of a file is a header, an object with these fields:
 
 * `format`: "nosbench-results".
 * `version`: 1, the version of this format.
-* `records`: how many lines follow (may be missing; a file that holds others is refused).
-* `made_by`: what wrote the file.
-* `fields`: what the fields of the lines mean, for readers; see `FIELDS`.
+* `records`: the number of lines that follow. It may be missing; a file with another number of lines is rejected.
+* `made_by`: the program that wrote the file.
+* `fields`: a description of the lines' fields for readers; see `FIELDS`.
 
-Each further line is an object, the result of one training, with the fields that `FIELDS` describes, all of them and no
-others. Numbers are exact: floats are written in the shortest form that gives the same float back, those that are not
-finite as the strings "nan", "inf" and "-inf". The order of lines under one key matters: the first that holds an epoch
-answers for it.
+Each further line is an object, the result of one training, with exactly the fields of `FIELDS`. Numbers are exact:
+floats are written in the shortest form that parses to the same float, and those that are not finite as the strings
+"nan", "inf" and "-inf". The order of lines under one key matters: the first that holds an epoch answers for it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nosbench_env.candidates.candidate import candidate_from_json
@@ -28,55 +28,59 @@ from nosbench_env.execution.settings import MAX_EPOCHS
 from nosbench_env.language.program import InvalidProgram
 from nosbench_env.results.key import ResultKey
 from nosbench_env.store import Record
+from nosbench_env.versions import installed_version
 
 FORMAT, FORMAT_VERSION = "nosbench-results", 1
-MAX_LINE = 4 << 20  # bytes; 100,000 epochs and a program of 1,024 instructions fit
+MAX_LINE = 4 << 20  # bytes; enough for 100,000 epochs and a program of 1,024 instructions
 
 FIELDS: Mapping[str, str] = {
     "task": "name of the task",
     "task_version": "version of the task; results of different versions differ",
-    "seed": "seed of the training: data, initial weights; 0 is the paper's",
+    "seed": "seed of the training's data and initial weights; 0 is the paper's",
     "arithmetic": "precision of the training, such as float32",
-    "identity": "method:value; programs with the same identity share a result",
+    "identity": "the identity with its version, a colon, and the value that equivalent programs share",
     "first_epoch": "the epoch of the first mean, counted from 0; not 0 if only the last epochs are known",
-    "stopped_at": "after how many updates a parameter was non-finite (all later epochs are NaN), or null",
-    "epoch_means": "loss of each epoch, in the task's unit (nats): mean training loss, each step's taken before its "
-    "update, or for tasks that validate (mlp) the loss on what was left out, after it; not finite: 'nan', 'inf' or "
-    "'-inf'",
-    "provenance": "program: what was trained with, a [function, inputs, output] for each instruction, or an optimizer "
-    "of a library: optimizer, hyperparameters, schedule, or a tuned program: program, constants as [line, input, "
-    "number], lr; canonical: the program's canonical form's digest; library: version of the optimizer's library; "
-    "device; nosbench_env, torch, python: versions; seconds: what the training "
-    "took; date: when it ended, ISO 8601; rekeyed_from: the key it had first",
+    "stopped_at": "the number of updates until a parameter was not finite (all later epochs are NaN), or null",
+    "epoch_means": "loss of each epoch, in the task's unit (nats): the mean training loss, each step's taken before "
+    "its update; for tasks that validate (mlp) the loss on held-out data after the epoch; 'nan', 'inf' or '-inf' if "
+    "not finite",
+    "provenance": "program: the trained program, as [function, inputs, output] for each instruction; or an optimizer "
+    "of a library, as optimizer, hyperparameters, schedule; or a tuned program, as program, constants ([line, input, "
+    "number] each), lr; canonical: digest of the program's canonical form; library: version of the optimizer's "
+    "library; device; nosbench_env, torch, python: versions; seconds: duration of the training; date: end of the "
+    "training, ISO 8601; rekeyed_from: first key of the result",
 }
 
-_MAX_INTEGER = 2**31 - 1  # what every database holds in an integer column
+_MAX_INTEGER = 2**31 - 1  # of an integer column in every database
 _MAX_DEPTH, _MAX_NAME, _MAX_TEXT = 8, 64, 1 << 18  # of a provenance
 _MAX_SHORT_TEXT = 200
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class InvalidResults(ValueError):
-    """A file of results is malformed. The message says where, what came and what was expected."""
+    """A malformed file of results.
+
+    The message names the place, the value found and the expected one.
+    """
 
 
 def header(records: int) -> str:
-    """The first line of a file."""
+    """Returns the first line of a file."""
     data = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "records": records,
-        "made_by": f"nosbench_env {_own_version()}",
+        "made_by": f"nosbench_env {installed_version('nosbench_env')}",
         "fields": dict(FIELDS),
     }
     return json.dumps(data)
 
 
 def parse_header(text: str) -> int | None:
-    """Reads the first line of a file; returns how many records follow, if it says so.
+    """Parses a header; returns the number of records, if given.
 
     Raises:
-        InvalidResults: If it is none, or of a version that is not known here.
+        InvalidResults: If the text is not a header or has an unknown version.
     """
     try:
         data = _loads(text)
@@ -86,11 +90,11 @@ def parse_header(text: str) -> int | None:
         raise InvalidResults(
             f"expected the header of a file of results, with the format {FORMAT!r}, got {_shown(text)}"
         )
-    found = data.get("version")
-    if type(found) is not int or found != FORMAT_VERSION:
+    version = data.get("version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise InvalidResults(
-            f"the file has version {_shown(found)} of the format, this nosbench_env reads version {FORMAT_VERSION}; "
-            "another version of nosbench_env may read it"
+            f"the file has version {_shown(version)} of the format, but this nosbench_env reads version "
+            f"{FORMAT_VERSION}; another version of nosbench_env may read it"
         )
     if unknown := set(data) - {"format", "version", "records", "made_by", "fields"}:
         raise InvalidResults(f"unknown field {_shown(min(unknown))} in the header")
@@ -98,14 +102,14 @@ def parse_header(text: str) -> int | None:
 
 
 def format_line(key: ResultKey, record: Record) -> str:
-    """A result as one line, without its end: the same text for the same result."""
+    """Returns a result as one line, equal for equal results."""
     start = json.dumps(
         {
             "task": key.task,
             "task_version": key.task_version,
             "seed": key.seed,
             "arithmetic": key.arithmetic,
-            "identity": key.identity,
+            "identity": key.identity_value,
             "first_epoch": record.first_epoch,
             "stopped_at": record.stopped_at,
             "epoch_means": [mean if math.isfinite(mean) else repr(mean) for mean in record.epoch_means],
@@ -117,10 +121,10 @@ def format_line(key: ResultKey, record: Record) -> str:
 
 
 def parse_line(text: str) -> tuple[ResultKey, Record]:
-    """Reads a line of results; nothing in it is trusted.
+    """Parses and validates a line of results.
 
     Raises:
-        InvalidResults: Saying which field is wrong, what came and what was expected.
+        InvalidResults: If a field is wrong. The message names the field, the value found and the expected one.
     """
     data = _loads(text)
     if not isinstance(data, dict):
@@ -141,12 +145,12 @@ def _key(data: Mapping[str, Any]) -> ResultKey:
             raise InvalidResults(f"{name}: expected a text, got {_shown(data[name])}")
     for name in ("task_version", "seed"):
         _integer(name, data[name], 0)
-    key = ResultKey(**{name: data[name] for name in ResultKey.__dataclass_fields__})
+    key = ResultKey(data["task"], data["task_version"], data["seed"], data["arithmetic"], data["identity"])
     try:
         parsed = ResultKey.parse(str(key))
     except ValueError as error:
         raise InvalidResults(f"task to identity: {error}") from None
-    if parsed != key:  # parts that join to another key, such as a task named "toy-1/seed=0"
+    if parsed != key:  # the parts join to another key, as for a task named "toy-1/seed=0"
         raise InvalidResults(f"task to identity: expected the parts of a key, got {_shown(str(key))}")
     return key
 
@@ -181,9 +185,9 @@ def _provenance(data: Any) -> dict[str, Any]:
 
 
 def _check_plain(value: Any, depth: int) -> None:
-    """Refuses what no honest provenance holds: great depth, enormous texts, halves of characters."""
+    """Rejects great depth, long texts and unpaired surrogates."""
     if depth == 0:
-        raise InvalidResults(f"provenance: lists and objects may be {_MAX_DEPTH} deep, not deeper")
+        raise InvalidResults(f"provenance: lists and objects may be nested {_MAX_DEPTH} deep, not deeper")
     if isinstance(value, str):
         _check_text(value, _MAX_TEXT)
     elif isinstance(value, list):
@@ -253,34 +257,28 @@ def _integer(name: str, value: Any, low: int, high: int = _MAX_INTEGER) -> int:
 
 
 def _loads(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no field twice, no number that a float or a short integer can't hold."""
+    """Parses JSON without NaN, duplicate fields and huge numbers."""
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_float,
-            parse_int=_int,
-        )
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)
     except InvalidResults:
         raise
     except RecursionError:
-        raise InvalidResults("lists or objects are too deep in each other") from None
+        raise InvalidResults("lists or objects are nested too deep") from None
     except ValueError as error:
-        raise InvalidResults(f"no JSON ({error})") from None
+        raise InvalidResults(f"not JSON ({error})") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for name, value in pairs:
         if name in data:
-            raise InvalidResults(f"the field {_shown(name)} is there twice")
+            raise InvalidResults(f"duplicate field {_shown(name)}")
         data[name] = value
     return data
 
 
 def _constant(name: str) -> None:
-    raise InvalidResults(f"{name} is no JSON; write numbers that are not finite as 'nan', 'inf' and '-inf'")
+    raise InvalidResults(f"{name} is not JSON; write numbers that are not finite as 'nan', 'inf' and '-inf'")
 
 
 def _float(text: str) -> float:
@@ -296,15 +294,8 @@ def _int(text: str) -> int:
     return int(text)
 
 
-def _own_version() -> str:
-    try:
-        return version("nosbench_env")
-    except PackageNotFoundError:  # a bare checkout
-        return "unknown"
-
-
 def _shown(value: object) -> str:
-    """`value` for a message: short, and quick also where it is enormous."""
+    """Returns a short text of a value, quickly even if it is huge."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 80 else repr(value[:77]) + "..."
     if isinstance(value, (list, dict)) and len(value) > 20:

@@ -1,4 +1,4 @@
-"""`ResultKey`: the parts of the string under which a result is stored."""
+"""`ResultKey`: the parts of a key of the store."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 
 from nosbench_env.execution.settings import check_seed
 
-# Printable ASCII without what JSON would have to escape.
+# The characters are printable ASCII that JSON does not escape.
 _PATTERN = re.compile(
     r"(?P<task>[A-Za-z0-9_.+-]{1,64})-(?P<task_version>0|[1-9][0-9]{0,8})/seed=(?P<seed>0|[1-9][0-9]{0,6})"
-    r"/(?P<arithmetic>[A-Za-z0-9_.+-]{1,64})/(?P<identity>[A-Za-z0-9_.+-]{1,64}:[!#-\[\]-~]{1,500})"
+    r"/(?P<arithmetic>[A-Za-z0-9_.+-]{1,64})/(?P<identity_value>[A-Za-z0-9_.+-]{1,64}:[!#-\[\]-~]{1,500})"
 )
 _EXAMPLE = "'pfn-1/seed=0/float32/paper-1:0x1.8b1ap-2'"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResultKey:
-    """What a result is the result of. `str()` gives the key as the store has it; `parse` is the inverse.
+    """The parts of a stored record's key.
+
+    `str` joins the parts and `parse` splits them.
 
     Attributes:
         task: Name of the task.
         task_version: Version of the task.
         seed: Seed of the training.
         arithmetic: Precision of the training.
-        identity: Which programs share the result: the method that decided it, with its version, and after a colon the
-            value that these programs have in common.
+        identity_value: The text that equivalent programs share: the identity with its version, a colon and a value.
 
-    >>> ResultKey.parse("pfn-1/seed=0/float32/paper-1:0x1.8b1ap-2").method
+    >>> ResultKey.parse("pfn-1/seed=0/float32/paper-1:0x1.8b1ap-2").identity
     'paper-1'
     """
 
@@ -37,55 +38,54 @@ class ResultKey:
     task_version: int
     seed: int
     arithmetic: str
-    identity: str
+    identity_value: str
 
     @property
-    def method(self) -> str:
-        """The method of the identity, with its version."""
-        return self.identity.partition(":")[0]
+    def identity(self) -> str:
+        """The identity with its version."""
+        return self.identity_value.partition(":")[0]
 
     @classmethod
     def parse(cls, key: str) -> ResultKey:
-        """Takes a key apart.
+        """Splits a key into its parts.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the text is not a key.
         """
         match = _PATTERN.fullmatch(key)
         if match is None:
-            raise ValueError(f"expected a key such as {_EXAMPLE}, got {_shown(key)}")
+            shown = repr(key) if len(key) <= 80 else repr(key[:77]) + "..."
+            raise ValueError(f"expected a key such as {_EXAMPLE}, got {shown}")
         version, seed = int(match["task_version"]), check_seed(int(match["seed"]))
-        return cls(match["task"], version, seed, match["arithmetic"], match["identity"])
+        return cls(match["task"], version, seed, match["arithmetic"], match["identity_value"])
 
     def __str__(self) -> str:
-        return f"{self.task}-{self.task_version}/seed={self.seed}/{self.arithmetic}/{self.identity}"
+        return f"{self.task}-{self.task_version}/seed={self.seed}/{self.arithmetic}/{self.identity_value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Some of the results of a store: those that have all that is given here.
+    """A filter for records of a store.
+
+    A record must match all fields that are not None.
 
     Attributes:
         task: Name of the task.
         task_version: Version of the task.
-        identity_method: Method of the identity, with its version, such as "paper-1".
+        identity: The identity with its version, such as "paper-1".
         nosbench_version: Version of nosbench_env that trained.
     """
 
     task: str | None = None
     task_version: int | None = None
-    identity_method: str | None = None
+    identity: str | None = None
     nosbench_version: str | None = None
 
     def matches(self, key: ResultKey, provenance: Mapping[str, Any]) -> bool:
-        """Whether a result is one of these."""
+        """Returns True for the key and provenance of a selected record."""
         return (
             self.task in (None, key.task)
             and self.task_version in (None, key.task_version)
-            and self.identity_method in (None, key.method)
+            and self.identity in (None, key.identity)
             and self.nosbench_version in (None, provenance.get("nosbench_env"))
         )
-
-
-def _shown(key: str) -> str:
-    return repr(key) if len(key) <= 80 else repr(key[:77]) + "..."

@@ -1,4 +1,4 @@
-"""Taking results out of a store: those of an old version, of a task or of an identity that is no longer wanted."""
+"""Pruning of a store by task, identity or version."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nosbench_env.store import ResultStore
 
 @dataclass(slots=True)
 class Pruning:
-    """What is to go, and what remains.
+    """The records to delete and those that remain.
 
     Attributes:
-        chosen: Results to go, of each group.
-        remaining: Results that stay, of each group.
-        other_keys: Results under keys of another form; they stay.
-        ids: The numbers of the results to go.
+        chosen: The number of records to delete, by group.
+        remaining: The number of records that stay, by group.
+        other_keys: The number of records under keys of another form; they stay.
+        ids: The ids of the records to delete.
     """
 
     chosen: Counter[Group] = field(default_factory=Counter)
@@ -29,24 +29,24 @@ class Pruning:
 
 
 def plan_pruning(store: ResultStore, selection: Selection, on_record: Callable[[], None] = lambda: None) -> Pruning:
-    """Finds the results that a selection names; deletes nothing. `store.delete(plan.ids)` does.
+    """Finds the selected records without deleting them; `store.delete(plan.ids)` deletes them.
 
     Raises:
-        ValueError: If the selection names everything.
+        ValueError: If the selection is empty, which would select all records.
     """
     if selection == Selection():
-        raise ValueError("say what to prune: an identity method, a task or a version of nosbench_env")
+        raise ValueError("nothing is selected to prune: name an identity, a task or a version of nosbench_env")
     plan = Pruning()
-    for run in store.runs():
+    for stored in store.records():
         on_record()
         try:
-            key = ResultKey.parse(run.key)
+            key = ResultKey.parse(stored.key)
         except ValueError:
             plan.other_keys += 1
             continue
-        if selection.matches(key, run.record.provenance):
+        if selection.matches(key, stored.record.provenance):
             plan.chosen[Group.of(key)] += 1
-            plan.ids.append(run.id)
+            plan.ids.append(stored.id)
         else:
             plan.remaining[Group.of(key)] += 1
     return plan

@@ -1,4 +1,4 @@
-"""Results of an old identity method under the keys of a new one."""
+"""Rekeying: copies of old records under keys of a new identity."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 from nosbench_env.language.program import Program
 from nosbench_env.language.status import Status
 from nosbench_env.results.key import ResultKey
-from nosbench_env.store import Record, ResultStore, StoredRun
+from nosbench_env.store import Record, ResultStore, StoredRecord
 
-# A program and the name of a task -> the last part of the program's keys, and how its training is known to end; None if
-# the task is not known.
-IdentityOf = Callable[[Program, str], tuple[str, Status] | None]
+# Maps a program and a task's name to the program's identity value and the known end of its training; to None if the
+# task is unknown.
+Identify = Callable[[Program, str], tuple[str, Status] | None]
 
 
 @dataclass(slots=True)
 class Rekeying:
-    """What came of it.
+    """The counts of a rekeying.
 
     Attributes:
-        records: Results in the store before.
-        current: Results that had a key of the new method already, or are not of programs.
-        added: Results added under a new key.
-        there: Results that had been added under their new key before.
-        diverged: Results of programs that diverge under the new method, which are never stored there.
-        unknown: Results that can't be rekeyed: they do not say which program was trained, their key has another form,
-            or their task is not known here.
-        pruned: Old results deleted.
+        records: Records in the store before.
+        current: Records that already had a key of the new identity, or are not of programs.
+        added: Records added under a new key.
+        there: Records added under their new key by an earlier rekeying.
+        diverged: Records of programs that diverge under the new identity; they have no key there.
+        unknown: Records that can't be rekeyed: without a program, with a key of another form, or of an unknown task.
+        pruned: Old records deleted.
     """
 
     records: int = 0
@@ -45,40 +44,40 @@ class Rekeying:
 
 def rekey(
     store: ResultStore,
-    identity_of: IdentityOf,
+    identify: Identify,
     *,
     prune: bool = False,
     on_record: Callable[[], None] = lambda: None,
 ) -> Rekeying:
-    """Adds each result under the key that its program has under another identity method.
+    """Adds each record under its program's key of another identity.
 
-    Old results stay, unless they are to be pruned; those that have no new key stay in any case. The provenance of a new
-    one says under which key it was first, as `rekeyed_from`. Doing it again adds nothing.
+    The provenance of an added record names its first key as `rekeyed_from`. Old records stay, unless `prune` is set;
+    those without a new key always stay. Repeating the call adds nothing.
 
     Args:
         store: The store.
-        identity_of: Gives the identity of a program under the new method.
-        prune: Whether to delete results once they are there under a new key.
-        on_record: Called for each result.
+        identify: Computes the identity value of a program under the new identity.
+        prune: True to delete records that have been added under a new key.
+        on_record: Called for each record.
     """
     report = Rekeying()
     done: list[int] = []
 
     @cache
-    def method_of(task: str) -> str | None:
-        """The new method's name in keys of a task."""
-        identity = identity_of(KNOWN_PROGRAMS["SGD"], task)
-        return identity and identity[0].partition(":")[0]
+    def new_identity(task: str) -> str | None:
+        """Returns the versioned new identity of a task's keys."""
+        identified = identify(KNOWN_PROGRAMS["SGD"], task)
+        return identified and identified[0].partition(":")[0]
 
     def items() -> Iterator[tuple[str, Record]]:
-        last = max((run.id for run in store.runs()), default=0)
-        for run in store.runs():
-            if run.id > last:  # added below
+        last = max((stored.id for stored in store.records()), default=0)
+        for stored in store.records():
+            if stored.id > last:  # added below
                 return
             on_record()
             report.records += 1
-            if (item := _rekeyed(run, identity_of, method_of, report)) is not None:
-                done.append(run.id)
+            if (item := _rekeyed(stored, identify, new_identity, report)) is not None:
+                done.append(stored.id)
                 yield item
 
     report.added = store.add_many(items())
@@ -89,30 +88,31 @@ def rekey(
 
 
 def _rekeyed(
-    run: StoredRun, identity_of: IdentityOf, method_of: Callable[[str], str | None], report: Rekeying
+    stored: StoredRecord, identify: Identify, new_identity: Callable[[str], str | None], report: Rekeying
 ) -> tuple[str, Record] | None:
-    """The result under its new key; None, and counted, if it has none."""
+    """Returns the new key and record; counts a record without one."""
     try:
-        old = ResultKey.parse(run.key)
-        if old.method == method_of(old.task):
+        old = ResultKey.parse(stored.key)
+        if old.identity == new_identity(old.task):
             report.current += 1
             return None
-        program = candidate_from_json(run.record.provenance.get("program"))
+        program = candidate_from_json(stored.record.provenance.get("program"))
     except ValueError:
         report.unknown += 1
         return None
-    if not isinstance(program, Program):  # it has one key, whatever tells programs apart
+    if not isinstance(program, Program):  # its key is the same under every identity
         report.current += 1
         return None
-    identity = identity_of(program, old.task)
-    if identity is None:
+    identified = identify(program, old.task)
+    if identified is None:
         report.unknown += 1
         return None
-    if identity[1] != "ok":
+    identity_value, status = identified
+    if status != "ok":
         report.diverged += 1
         return None
-    key = str(replace(old, identity=identity[0]))
-    provenance: dict[str, Any] = {"rekeyed_from": run.key, **run.record.provenance}
-    if provenance["rekeyed_from"] == key:  # there and back
+    key = str(replace(old, identity_value=identity_value))
+    provenance: dict[str, Any] = {"rekeyed_from": stored.key, **stored.record.provenance}
+    if provenance["rekeyed_from"] == key:  # rekeyed back to its first key
         del provenance["rekeyed_from"]
-    return key, replace(run.record, provenance=provenance)
+    return key, replace(stored.record, provenance=provenance)

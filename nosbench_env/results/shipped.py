@@ -1,4 +1,4 @@
-"""`ShippedResults`: results that come with the package, so that a first search already hits."""
+"""`ShippedResults`: the results that come with the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from nosbench_env.results.file_format import InvalidResults, parse_header, parse_line
 from nosbench_env.store import Record, StoreError
-from nosbench_env.store.result_store import answer_of
+from nosbench_env.store.record import answer_of
 
 RESULTS = Path(__file__).parent
 
-# A line begins with the parts of its key, written as `format_line` does; that much is read at once, the rest if asked.
+# The start of a line, with the parts of its key, as `format_line` writes it. The rest is parsed only for a query.
 _START = re.compile(
     rb'\{"task": "([^"\\]+)", "task_version": ([0-9]+), "seed": ([0-9]+), "arithmetic": "([^"\\]+)", '
     rb'"identity": "([^"\\]+)", "first_epoch": '
@@ -22,29 +22,26 @@ _START = re.compile(
 
 
 class ShippedResults:
-    """A read-only table of results, from the files `*.jsonl.gz` of a folder as `nosbench store export` writes them.
+    """A read-only table of the exported results in a folder.
 
     Args:
-        folder: The folder; None for the one in the package. If it holds no such file, the table is empty.
+        folder: A folder with files `*.jsonl.gz` as `nosbench store export` writes them; None for the one in the
+            package. Without such a file the table is empty.
 
-    It is read at the first use, once a process. All files together take one order, that of their names: the first
-    result that holds an epoch answers for it.
+    The files are read at the first use, once per process, in the order of their names. The first result that holds an
+    epoch answers for it.
 
     Raises:
-        StoreError: At first use, or when a result is asked for, if the files are damaged.
+        StoreError: If the files are damaged. It is raised at the first use or at the query of a damaged result.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = RESULTS if folder is None else folder
 
     def get(self, key: str, epochs: int, last_epoch_only: bool = False) -> Record | None:
-        """The record of a training of `epochs` epochs, or None; see `ResultStore.get`."""
+        """Returns the record of `epochs` epochs, as `ResultStore.get` does."""
         lines = _table(self.folder).get(key)
-        found = answer_of(map(self._record, lines or ()), epochs, last_epoch_only)
-        if found is None:
-            return None
-        means, last, first_epoch = found
-        return Record(means, last.stopped_at, last.provenance, first_epoch)
+        return answer_of(map(self._record, lines or ()), epochs, last_epoch_only)
 
     def __len__(self) -> int:
         """The number of distinct keys."""
@@ -62,7 +59,7 @@ class ShippedResults:
 
 @cache
 def _table(folder: Path) -> dict[str, list[bytes]]:
-    """Key -> its lines."""
+    """Reads the lines of a folder's files, by key."""
     table: dict[str, list[bytes]] = {}
     for path in sorted(folder.glob("*.jsonl.gz")):
         try:
@@ -82,5 +79,5 @@ def _table(folder: Path) -> dict[str, list[bytes]]:
 
 def _damaged(path: Path, error: Exception) -> StoreError:
     return StoreError(
-        f"the results that come with nosbench_env are damaged ({path}: {error}). Install nosbench_env again"
+        f"the results in the package nosbench_env are damaged ({path}: {error}). Install nosbench_env again"
     )

@@ -1,4 +1,4 @@
-"""What a store holds, counted."""
+"""Counts of a store's records by group, device and version."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from nosbench_env.store import Record, ResultStore
 
 @dataclass(frozen=True, slots=True, order=True)
 class Group:
-    """Results that have the same task, task version, seed, arithmetic and identity method."""
+    """The records of one task, task version, seed, arithmetic and identity."""
 
     task: str
     task_version: int
     seed: int
     arithmetic: str
-    method: str
+    identity: str
 
     @classmethod
     def of(cls, key: ResultKey) -> Group:
-        """The group of a key."""
-        return cls(key.task, key.task_version, key.seed, key.arithmetic, key.method)
+        """Returns the group of a key."""
+        return cls(key.task, key.task_version, key.seed, key.arithmetic, key.identity)
 
 
 @dataclass(slots=True)
 class Survey:
-    """What a store holds.
+    """The counts of a store's records.
 
     Attributes:
-        records: The number of results.
+        records: The number of records.
         keys: The number of distinct keys.
-        groups: Results and distinct keys of each group.
-        other_keys: Results under keys of another form.
-        without_program: Results that do not say which program was trained.
-        dates: The earliest and the latest date, ISO 8601; empty if none is said.
-        devices: Results of each device.
-        versions: Results of each version of nosbench_env.
-        torch_versions: Results of each version of torch.
-        disagreeing_keys: Keys with results that differ in an epoch.
-        disagreeing_beyond_noise: Those of them that differ by more than `NOISE`.
+        groups: The numbers of records and of distinct keys, by group.
+        other_keys: The number of records under keys of another form.
+        without_program: The number of records without the program that was trained.
+        dates: The earliest and the latest date, ISO 8601; empty if no record has one.
+        devices: The number of records by device.
+        versions: The number of records by version of nosbench_env.
+        torch_versions: The number of records by version of torch.
+        disagreeing_keys: The number of keys with records that differ in an epoch.
+        disagreeing_beyond_noise: The number of keys with records that differ by more than `NOISE`.
         largest_difference: The largest of these differences; infinite where only one of two is finite.
     """
 
@@ -62,55 +62,56 @@ class Survey:
 
 
 def survey(store: ResultStore, on_record: Callable[[], None] = lambda: None) -> Survey:
-    """Counts what a store holds; reads all of it, and twice if keys have several results.
+    """Counts the records of a store.
+
+    It reads all records, and reads them twice if a key has several.
 
     Args:
         store: The store.
-        on_record: Called for each result.
+        on_record: Called for each record.
     """
-    found = Survey()
+    counts = Survey()
     seen: set[int] = set()  # hashes: a million keys take much less memory so
     repeated: set[str] = set()
-    for run in store.runs():
+    for stored in store.records():
         on_record()
-        new = hash(run.key) not in seen
-        seen.add(hash(run.key))
+        new = hash(stored.key) not in seen
+        seen.add(hash(stored.key))
         if not new:
-            repeated.add(run.key)
-        found.records += 1
-        found.keys += new
+            repeated.add(stored.key)
+        counts.records += 1
+        counts.keys += new
         try:
-            group = Group.of(ResultKey.parse(run.key))
+            group = Group.of(ResultKey.parse(stored.key))
         except ValueError:
-            found.other_keys += 1
+            counts.other_keys += 1
         else:
-            records, keys = found.groups.get(group, (0, 0))
-            found.groups[group] = records + 1, keys + new
-        _count_provenance(found, run.record)
-    _compare(found, store, repeated)
-    return found
+            records, keys = counts.groups.get(group, (0, 0))
+            counts.groups[group] = records + 1, keys + new
+        _count_provenance(counts, stored.record)
+    if repeated:
+        _count_disagreements(counts, store, repeated)
+    return counts
 
 
-def _count_provenance(found: Survey, record: Record) -> None:
-    made = record.provenance
-    found.without_program += "program" not in made
-    found.devices[str(made.get("device", "unknown"))] += 1
-    found.versions[str(made.get("nosbench_env", "unknown"))] += 1
-    found.torch_versions[str(made.get("torch", "unknown"))] += 1
-    if isinstance(date := made.get("date"), str) and date:
-        earliest, latest = found.dates
-        found.dates = min(earliest or date, date), max(latest, date)
+def _count_provenance(counts: Survey, record: Record) -> None:
+    provenance = record.provenance
+    counts.without_program += "program" not in provenance
+    counts.devices[str(provenance.get("device", "unknown"))] += 1
+    counts.versions[str(provenance.get("nosbench_env", "unknown"))] += 1
+    counts.torch_versions[str(provenance.get("torch", "unknown"))] += 1
+    if isinstance(date := provenance.get("date"), str) and date:
+        earliest, latest = counts.dates
+        counts.dates = min(earliest or date, date), max(latest, date)
 
 
-def _compare(found: Survey, store: ResultStore, repeated: set[str]) -> None:
-    if not repeated:
-        return
+def _count_disagreements(counts: Survey, store: ResultStore, keys: set[str]) -> None:
     records: dict[str, list[Record]] = {}
-    for run in store.runs():
-        if run.key in repeated:
-            records.setdefault(run.key, []).append(run.record)
+    for stored in store.records():
+        if stored.key in keys:
+            records.setdefault(stored.key, []).append(stored.record)
     for first, *others in records.values():
         worst = max((largest_difference(first, other) or 0.0 for other in others), default=0.0)
-        found.disagreeing_keys += worst > 0
-        found.disagreeing_beyond_noise += worst > NOISE
-        found.largest_difference = max(found.largest_difference, worst)
+        counts.disagreeing_keys += worst > 0
+        counts.disagreeing_beyond_noise += worst > NOISE
+        counts.largest_difference = max(counts.largest_difference, worst)

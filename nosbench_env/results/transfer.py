@@ -1,4 +1,4 @@
-"""Results from store to store: export to a file, import from a file that nobody trusts, merging of stores."""
+"""Transfer of results: export, import of untrusted files, and merging."""
 
 from __future__ import annotations
 
@@ -16,33 +16,28 @@ from typing import Protocol
 from nosbench_env.results.agreement import largest_difference
 from nosbench_env.results.file_format import MAX_LINE, InvalidResults, format_line, header, parse_header, parse_line
 from nosbench_env.results.key import ResultKey, Selection
-from nosbench_env.store import Record, ResultStore, StoredRun, StoreError
+from nosbench_env.store import Record, ResultStore, StoredRecord, StoreError
+from nosbench_env.whole_files import whole_file
 
-MAX_BYTES = 4 << 30  # of a whole file, after decompression; some three million records of 20 epochs
+MAX_BYTES = 4 << 30  # of a whole file, decompressed; enough for three million records of 20 epochs
 _GZIP_MAGIC = b"\x1f\x8b"
-
-Tick = Callable[[], None]
-
-
-def _no_tick() -> None:
-    pass
 
 
 class Writable(Protocol):
-    """What takes bytes, such as a binary stream."""
+    """An object that takes bytes, such as a binary stream."""
 
     def write(self, data: bytes, /) -> object:
-        """Writes them."""
+        """Writes the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export wrote.
+    """The counts of an export.
 
     Attributes:
         records: Results written.
-        left_out: Results that have no place in the format, and so would not be imported anywhere.
-        reason: Why the first of these is left out; empty if there is none.
+        left_out: Results that the format can't hold, so that no import would accept them.
+        reason: The reason for the first result left out; empty if there is none.
     """
 
     records: int
@@ -52,17 +47,17 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What came of an import or a merge.
+    """The counts of an import or a merge.
 
     Attributes:
         records: Results read.
         added: Results added to the store.
-        duplicates: Results that the store, or the file before them, held exactly.
-        disagreeing: Results added that differ, in an epoch, from what the store already held for their key. The store
-            goes on answering as before; they are kept beside it.
+        duplicates: Results that equal one of the store or an earlier one of the file.
+        disagreeing: Results added that differ in an epoch from a record of the store under the same key. The answers of
+            the store do not change; these results are kept beside them.
         largest_difference: The largest of these differences; infinite where only one of the two is finite.
-        left_out: In a merge, results that have no place in the format of exports, and so are not taken over.
-        reason: Why the first of these is left out; empty if there is none.
+        left_out: In a merge, results that the format of exports can't hold. They are not added.
+        reason: The reason for the first result left out; empty if there is none.
     """
 
     records: int
@@ -80,31 +75,31 @@ def export_results(
     selection: Selection | None = None,
     *,
     overwrite: bool = False,
-    on_record: Tick = _no_tick,
+    on_record: Callable[[], None] = lambda: None,
 ) -> ExportReport:
-    """Writes the results of a store as JSON lines (see `portable`), the same text for the same results.
+    """Writes the results of a store as JSON lines.
 
-    Lines are sorted by key, and under one key in the order in which the results came, which decides which of them
-    answers. The file is there whole or not at all.
+    The format is that of `file_format`; equal stores have equal exports. Lines are sorted by key, and those of one key
+    by age, because the oldest answers. The file appears only when it is complete.
 
     Args:
         store: The store.
         target: A file, gzipped if its name ends with ".gz", or a stream.
-        selection: Which results; all if None.
-        overwrite: Whether to replace the file if it is there.
+        selection: The results to export; all if None.
+        overwrite: True to replace an existing file.
         on_record: Called for each record of the store.
 
     Raises:
-        ValueError: If the file is there and not to be replaced, or can't be a file.
+        ValueError: If the file exists and `overwrite` is not set, or its folder does not exist, or it is a folder.
         StoreError: If the store can't be read.
     """
     selection = selection or Selection()
     with _staging() as staged:
-        for run in store.runs():
+        for stored in store.records():
             on_record()
-            staged.add_run(run, selection)
+            staged.add_stored(stored, selection)
         if isinstance(target, Path):
-            with _whole_file(target, overwrite) as stream:
+            with _output_file(target, overwrite) as stream:
                 staged.write(stream)
         else:
             staged.write(target)
@@ -112,22 +107,26 @@ def export_results(
 
 
 def import_results(
-    source: Path | io.BufferedReader, store: ResultStore, name: str | None = None, *, on_record: Tick = _no_tick
+    source: Path | io.BufferedReader,
+    store: ResultStore,
+    name: str | None = None,
+    *,
+    on_record: Callable[[], None] = lambda: None,
 ) -> ImportReport:
     """Adds the results of an exported file to a store.
 
-    The file is hostile until it is read to its end and found right; only then the first result is added. What the
-    store answers it goes on answering: a result that disagrees is kept beside the one that is there.
+    The file is untrusted: it is validated to its end before the first result is added. The answers of the store do not
+    change: a result that disagrees with one of them is kept beside it.
 
     Args:
         source: A file or a stream, gzipped or not.
         store: The store.
-        name: What messages call the source; its path if None.
+        name: The name of the source in messages; its path if None.
         on_record: Called for each record checked.
 
     Raises:
-        InvalidResults: Naming the line and what is wrong with it. The store is untouched.
-        ValueError: If there is no such file.
+        InvalidResults: If the file is malformed. The message names the line and the defect; the store is unchanged.
+        ValueError: If the file does not exist.
         StoreError: If the store can't be read or written.
     """
     if isinstance(source, Path):
@@ -145,7 +144,7 @@ def import_results(
             if first is None:
                 raise InvalidResults("expected the header of a file of results, got an empty file")
             expected = parse_header(_decode(first, "utf-8-sig"))  # with or without a byte order mark
-            number = 2  # also while line 2 is being read, which may fail
+            number = 2  # set before line 2 is read, which may fail
             while (line := next(lines, None)) is not None:
                 staged.add(*parse_line(_decode(line)))
                 on_record()
@@ -154,16 +153,19 @@ def import_results(
             raise InvalidResults(f"{name}, line {number}: {error}. Nothing was imported") from None
         if expected not in (None, staged.records):
             raise InvalidResults(
-                f"{name}: the header speaks of {expected:,} records, the file holds {staged.records:,}; "
+                f"{name}: the header announces {expected:,} records, but the file has {staged.records:,}; "
                 "it may be cut short. Nothing was imported"
             )
         return staged.pour(store)
 
 
-def merge_stores(others: Sequence[ResultStore], store: ResultStore, *, on_record: Tick = _no_tick) -> ImportReport:
-    """Adds the results of other stores to a store; they are checked like those of a file, and not changed.
+def merge_stores(
+    others: Sequence[ResultStore], store: ResultStore, *, on_record: Callable[[], None] = lambda: None
+) -> ImportReport:
+    """Adds the results of other stores to a store.
 
-    Results that have no place in the format of exports, such as those under keys of another form, are left out.
+    The other stores are not changed, and their results are validated as those of a file are. Results that the format of
+    exports can't hold, such as those under keys of another form, are left out.
 
     Args:
         others: The other stores, in the order of their precedence where they disagree.
@@ -171,7 +173,7 @@ def merge_stores(others: Sequence[ResultStore], store: ResultStore, *, on_record
         on_record: Called for each record checked.
 
     Raises:
-        ValueError: If a store is to be merged with itself.
+        ValueError: If one of the other stores is the store itself.
         StoreError: If a store can't be read or written.
     """
     for other in others:
@@ -179,62 +181,62 @@ def merge_stores(others: Sequence[ResultStore], store: ResultStore, *, on_record
             raise ValueError(f"the store {other.location} can't be merged with itself; name another one")
     with _staging() as staged:
         for other in others:
-            for run in other.runs():
+            for stored in other.records():
                 on_record()
-                staged.add_run(run, Selection())
+                staged.add_stored(stored, Selection())
         return staged.pour(store)
 
 
 class _Staged:
-    """Results that have been checked, in a temporary database on disk, so that there may be millions."""
+    """Validated results in a temporary database, which fits millions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.records = self.left_out = 0
         self.reason = ""
-        columns = "id INTEGER PRIMARY KEY, task, task_version, seed, arithmetic, identity, key, line"
+        columns = "id INTEGER PRIMARY KEY, task, task_version, seed, arithmetic, identity_value, key, line"
         connection.execute(f"CREATE TABLE staged ({columns})")
 
     def add(self, key: ResultKey, record: Record) -> None:
         line = format_line(key, record)
-        row = (key.task, key.task_version, key.seed, key.arithmetic, key.identity, str(key), line)
+        row = (key.task, key.task_version, key.seed, key.arithmetic, key.identity_value, str(key), line)
         self._connection.execute("INSERT INTO staged VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
         self.records += 1
 
-    def add_run(self, run: StoredRun, selection: Selection) -> None:
-        """Adds a result of a store if it is selected and an import would take it."""
+    def add_stored(self, stored: StoredRecord, selection: Selection) -> None:
+        """Adds a selected result that an import would accept."""
         try:
-            key = ResultKey.parse(run.key)
-            if selection.matches(key, run.record.provenance):
-                line = format_line(key, run.record)
+            key = ResultKey.parse(stored.key)
+            if selection.matches(key, stored.record.provenance):
+                line = format_line(key, stored.record)
                 if len(line) > MAX_LINE:
-                    raise InvalidResults(f"it would take a line of {len(line):,} characters")
+                    raise InvalidResults(f"its line would have {len(line):,} characters, more than {MAX_LINE:,}")
                 parse_line(line)
-                self.add(key, run.record)
+                self.add(key, stored.record)
         except (ValueError, RecursionError) as error:
             self.left_out += 1
-            self.reason = self.reason or f"record {run.id} under {run.key[:200]!r}: {error}"
+            self.reason = self.reason or f"record {stored.id} under {stored.key[:200]!r}: {error}"
 
     def write(self, stream: Writable) -> None:
         stream.write(f"{header(self.records)}\n".encode())
-        order = "task, task_version, seed, arithmetic, identity, id"
+        order = "task, task_version, seed, arithmetic, identity_value, id"
         for (line,) in self._connection.execute(f"SELECT line FROM staged ORDER BY {order}"):
             stream.write(f"{line}\n".encode())
 
     def pour(self, store: ResultStore) -> ImportReport:
-        """Adds all to a store."""
+        """Adds all staged results to a store."""
         self._connection.execute("CREATE INDEX staged_keys ON staged (key)")
         held: set[int] = set()
         differing: dict[int, float] = {}
-        for run in store.runs():
-            rows = self._connection.execute("SELECT id, line FROM staged WHERE key = ?", (run.key,)).fetchall()
+        for stored in store.records():
+            rows = self._connection.execute("SELECT id, line FROM staged WHERE key = ?", (stored.key,)).fetchall()
             for row, line in rows:
-                if line == _line_or_none(run):
+                if line == _line_or_none(stored):
                     held.add(row)
-                elif found := largest_difference(parse_line(line)[1], run.record):
-                    differing[row] = max(found, differing.get(row, 0.0))
+                elif difference := largest_difference(parse_line(line)[1], stored.record):
+                    differing[row] = max(difference, differing.get(row, 0.0))
         added = store.add_many(self._items())
-        differences = [found for row, found in differing.items() if row not in held]
+        differences = [difference for row, difference in differing.items() if row not in held]
         return ImportReport(
             records=self.records,
             added=added,
@@ -250,17 +252,17 @@ class _Staged:
             yield key, parse_line(line)[1]
 
 
-def _line_or_none(run: StoredRun) -> str | None:
-    """The record as a line; None if it has none, as no import would take it."""
+def _line_or_none(stored: StoredRecord) -> str | None:
+    """Returns a record as a line, if the format can hold it."""
     try:
-        return format_line(ResultKey.parse(run.key), run.record)
+        return format_line(ResultKey.parse(stored.key), stored.record)
     except (ValueError, RecursionError):
         return None
 
 
 @contextmanager
 def _staging() -> Iterator[_Staged]:
-    # A database without a name is a temporary file, gone when it is closed or the process dies.
+    # A database without a name is a temporary file, deleted when it is closed or the process dies.
     with closing(sqlite3.connect("", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("BEGIN")
@@ -268,13 +270,13 @@ def _staging() -> Iterator[_Staged]:
             yield _Staged(connection)
         except sqlite3.Error as error:
             raise StoreError(
-                f"can't keep results in a temporary file: {error}. Free some space in the folder for temporary files, "
-                "or name another with the environment variable SQLITE_TMPDIR"
+                f"can't write results to a temporary file: {error}. Free some space in the folder for temporary files, "
+                "or name another folder with the environment variable SQLITE_TMPDIR"
             ) from error
 
 
 def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
-    """The lines of a file, decompressed if need be, never more than one of them in memory."""
+    """Yields the lines of a file, decompressed, one in memory at a time."""
     compressed = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
     plain = gzip.GzipFile(fileobj=stream) if compressed else stream
     total = 0
@@ -287,9 +289,9 @@ def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
             return
         total += len(line)
         if len(line) > MAX_LINE:
-            raise InvalidResults(f"a line has at most {MAX_LINE:,} bytes")
+            raise InvalidResults(f"the line is longer than {MAX_LINE:,} bytes")
         if total > MAX_BYTES:
-            raise InvalidResults(f"a file has at most {MAX_BYTES:,} bytes, decompressed; split it")
+            raise InvalidResults(f"the file is longer than {MAX_BYTES:,} bytes, decompressed; split it")
         yield line
 
 
@@ -297,12 +299,12 @@ def _decode(line: bytes, encoding: str = "utf-8") -> str:
     try:
         return line.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InvalidResults(f"no text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InvalidResults(f"the line is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 @contextmanager
-def _whole_file(path: Path, overwrite: bool) -> Iterator[Writable]:
-    """A file for writing that appears under its name when it is complete, and not at all if something goes wrong."""
+def _output_file(path: Path, overwrite: bool) -> Iterator[Writable]:
+    """Opens a file to write as a whole, gzipped if named ".gz"."""
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.is_dir():
         raise ValueError(f"can't write {path}: it is a folder")
@@ -312,21 +314,15 @@ def _whole_file(path: Path, overwrite: bool) -> Iterator[Writable]:
         with open(target, "wb") as stream:
             yield stream
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with whole_file(target) as file:
             if path.suffix == ".gz":
                 with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
                     yield compressed
             else:
                 yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
     except FileNotFoundError as error:
         raise ValueError(f"can't write {path}: the folder {target.parent} does not exist") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _same_file(first: Path, second: Path) -> bool:

@@ -1,77 +1,77 @@
-"""Training again what a store claims to know, and comparing."""
+"""Verification of a store's records by training again and comparing."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nosbench_env.candidates.baselines import NOISE
 from nosbench_env.candidates.candidate import Candidate, candidate_from_json
 from nosbench_env.execution.numerics import resolve_device
-from nosbench_env.execution.step_code import lower
+from nosbench_env.execution.step_code import step_codes
 from nosbench_env.language.program import Program
 from nosbench_env.results.agreement import difference, mean
 from nosbench_env.results.key import ResultKey, Selection
-from nosbench_env.store import Record, ResultStore, StoredRun
+from nosbench_env.store import Record, ResultStore, StoredRecord
 from nosbench_env.tasks import make_task
 from nosbench_env.tasks.task import Curve, OnStep, Task
 from nosbench_env.tasks.train_candidates import train_candidates
 
-EXACT = 1e-6  # how far losses differ by rounding before training amplifies it
-_SHORT = 10  # steps; until then it does not (README, "Limits")
-_IDENTITY_ROUNDING = 1e-5  # values of a proxy differ by 1e-7 between processors
+EXACT = 1e-6  # the difference of losses by rounding, before training amplifies it
+_SHORT = 10  # steps in which training does not amplify rounding (docs/limits.md)
+_IDENTITY_ROUNDING = 1e-5  # values of the paper's proxy differ by 1e-7 between processors
 
-# A program and a key -> the program's identity under the method of the key; None if that is not known here.
-IdentityLike = Callable[[Program, ResultKey], str | None]
-IdentityFound = Literal["same", "other", "not compared"]
+# Maps a program and a key to the program's value under the key's identity; to None if that is unknown here.
+IdentityValueOf = Callable[[Program, ResultKey], str | None]
+IdentityVerdict = Literal["same", "other", "not compared"]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A result beside a second training of the same program.
+class Verified:
+    """A stored record and a second training of the same program.
 
     Attributes:
-        run: The result.
+        stored: The stored record.
         program: The program, or optimizer of a library, trained.
         again: The result of the second training.
-        difference: How much the means differ in the epoch that is the farthest beyond its tolerance, or the nearest to
-            it; infinite if only one of the two is finite.
-        tolerance: By how much they may differ in that epoch.
-        within: Whether all epochs are within their tolerance.
-        identity: Whether the program has the identity that the key says. If not, the result is not the key's, or this
-            processor rounds the probe to another identity.
+        difference: The difference of the means in the epoch that exceeds its tolerance most, or comes closest to it;
+            infinite if only one of the two is finite.
+        tolerance: The allowed difference in that epoch.
+        within: True if all epochs are within their tolerance.
+        identity: "same" if the program has the identity value of the key. If it is "other", the result is not the
+            key's, or this processor rounds the probe differently.
     """
 
-    run: StoredRun
+    stored: StoredRecord
     program: Candidate
     again: Record
     difference: float
     tolerance: float
     within: bool
-    identity: IdentityFound
+    identity: IdentityVerdict
 
     @property
     def right(self) -> bool:
-        """Whether nothing speaks against the result."""
+        """True if losses and identity agree with the record."""
         return self.within and self.identity != "other"
 
 
 @dataclass(frozen=True, slots=True)
 class NotVerifiable:
-    """A result that can't be compared here, and why."""
+    """A stored record that can't be trained again here, and the reason."""
 
-    run: StoredRun
+    stored: StoredRecord
     reason: str
 
 
-OnVerified = Callable[[Comparison | NotVerifiable], None]
+OnVerified = Callable[[Verified | NotVerifiable], None]
 
 
-def draw_sample(store: ResultStore, size: int, seed: int, selection: Selection | None = None) -> list[StoredRun]:
-    """Draws results, each with the same chance; the same ones as long as the store holds the same results.
+def draw_sample(store: ResultStore, size: int, seed: int, selection: Selection | None = None) -> list[StoredRecord]:
+    """Draws records uniformly; equal stores give equal samples.
 
     Raises:
         ValueError: If the size is not positive.
@@ -79,42 +79,43 @@ def draw_sample(store: ResultStore, size: int, seed: int, selection: Selection |
     if size < 1:
         raise ValueError(f"the sample must have 1 result or more, got {size}")
     selection, rng = selection or Selection(), random.Random(seed)
-    sample: list[StoredRun] = []
+    sample: list[StoredRecord] = []
     count = 0
-    for run in store.runs():
+    for stored in store.records():
         try:
-            if not selection.matches(ResultKey.parse(run.key), run.record.provenance):
+            if not selection.matches(ResultKey.parse(stored.key), stored.record.provenance):
                 continue
         except ValueError:
-            pass  # a key of another form: not verifiable, which is worth saying
+            pass  # a key of another form, to be reported as not verifiable
         count += 1
         if len(sample) < size:
-            sample.append(run)
+            sample.append(stored)
         elif (place := rng.randrange(count)) < size:  # algorithm R
-            sample[place] = run
-    return sorted(sample, key=lambda run: run.id)
+            sample[place] = stored
+    return sorted(sample, key=lambda stored: stored.id)
 
 
 def verify(
-    runs: Sequence[StoredRun],
+    records: Sequence[StoredRecord],
     on_verified: OnVerified,
     *,
     device: str = "auto",
     tolerance: float | None = None,
-    identity_like: IdentityLike | None = None,
+    identity_value_of: IdentityValueOf | None = None,
     on_step: OnStep | None = None,
 ) -> None:
-    """Trains each result's program, or optimizer, again, as long and from the same seed, and compares.
+    """Trains each record's program again and compares the losses.
 
-    By default losses of gradient-free programs and of the first ten steps may differ by 1e-6, and others by 0.15, which
-    is what rounding makes of them; both relative to the loss where it is greater than 1.
+    The trainings have the same seed and length. The default tolerance is 1e-6 for programs that ignore the gradient and
+    for the first ten steps, and 0.15 otherwise, which is the effect of rounding. Both are relative to the loss where it
+    is greater than 1.
 
     Args:
-        runs: The results.
-        on_verified: Called with what came of each, as soon as it is known.
-        device: Where to train.
-        tolerance: What losses may differ by, in place of the above.
-        identity_like: Gives the identity that a program has under a key's method; None compares no identities.
+        records: The records.
+        on_verified: Called with the outcome of each record as soon as it is known.
+        device: The device of training.
+        tolerance: The allowed difference of losses; None for the default.
+        identity_value_of: Computes a program's value under a key's identity; None compares no identity values.
         on_step: As in `Task.train_programs`.
 
     Raises:
@@ -124,28 +125,22 @@ def verify(
         raise ValueError(f"the tolerance must be a number from 0 on, got {tolerance}")
     device = resolve_device(device)
     tasks: dict[tuple[str, str], Task] = {}
-    groups: dict[tuple[ResultKey, int, bool], list[tuple[StoredRun, Candidate]]] = {}
-    for run in runs:
+    groups: dict[tuple[ResultKey, int, bool], list[tuple[StoredRecord, Candidate]]] = {}
+    for stored in records:
         try:
-            key, program = _training(run, tasks, device)
+            key, program = _training(stored, tasks, device)
         except ValueError as error:
-            on_verified(NotVerifiable(run, str(error)))
+            on_verified(NotVerifiable(stored, str(error)))
             continue
-        record = run.record
-        alike = ResultKey(key.task, key.task_version, key.seed, key.arithmetic, "")
-        group = alike, record.first_epoch + len(record.epoch_means), record.first_epoch > 0
-        groups.setdefault(group, []).append((run, program))
+        record = stored.record
+        group = replace(key, identity_value=""), record.first_epoch + len(record.epoch_means), record.first_epoch > 0
+        groups.setdefault(group, []).append((stored, program))
     for (key, epochs, last_epoch_only), members in groups.items():
         task = tasks[key.task, key.arithmetic]
 
-        def compare(
-            index: int,
-            curve: Curve,
-            members: list[tuple[StoredRun, Candidate]] = members,
-            steps_per_epoch: int = task.steps_per_epoch,
-        ) -> None:
-            run, program = members[index]
-            on_verified(_compare(run, program, curve, steps_per_epoch, tolerance, identity_like))
+        def compare(index: int, curve: Curve) -> None:
+            steps = task.steps_per_epoch  # noqa: B023  # called before the next iteration
+            on_verified(_compare(*members[index], curve, steps, tolerance, identity_value_of))  # noqa: B023
 
         train_candidates(
             task,
@@ -158,12 +153,15 @@ def verify(
         )
 
 
-def _training(run: StoredRun, tasks: dict[tuple[str, str], Task], device: str) -> tuple[ResultKey, Candidate]:
-    """What was trained. Raises ValueError, saying why, if it can't be trained again here."""
-    if "program" not in run.record.provenance:
-        raise ValueError("it does not say which program was trained")
-    program = candidate_from_json(run.record.provenance["program"])
-    key = ResultKey.parse(run.key)
+def _training(stored: StoredRecord, tasks: dict[tuple[str, str], Task], device: str) -> tuple[ResultKey, Candidate]:
+    """Returns the key and the program of a record.
+
+    Raises a ValueError with the reason if the program can't be trained again here.
+    """
+    if "program" not in stored.record.provenance:
+        raise ValueError("its provenance does not name the program that was trained")
+    program = candidate_from_json(stored.record.provenance["program"])
+    key = ResultKey.parse(stored.key)
     if (name := (key.task, key.arithmetic)) not in tasks:
         tasks[name] = make_task(key.task, device, key.arithmetic)
     if tasks[name].version != key.task_version:
@@ -172,49 +170,50 @@ def _training(run: StoredRun, tasks: dict[tuple[str, str], Task], device: str) -
 
 
 def _compare(
-    run: StoredRun,
+    stored: StoredRecord,
     program: Candidate,
     curve: Curve,
     steps_per_epoch: int,
     tolerance: float | None,
-    identity_like: IdentityLike | None,
-) -> Comparison:
-    record = run.record
+    identity_value_of: IdentityValueOf | None,
+) -> Verified:
+    record = stored.record
     again = Record(tuple(curve.epoch_means.tolist()), curve.stopped_at, {}, curve.first_epoch)
-    reads_gradient = not isinstance(program, Program) or lower(program).reads_gradient
+    reads_gradient = not isinstance(program, Program) or step_codes(program).reads_gradient
     exact_epochs = _SHORT // steps_per_epoch if reads_gradient else math.inf
+    end = record.first_epoch + len(record.epoch_means)
     differences = []
-    for epoch in range(max(record.first_epoch, again.first_epoch), record.first_epoch + len(record.epoch_means)):
-        stored = mean(record, epoch)
+    for epoch in range(max(record.first_epoch, again.first_epoch), end):
+        loss = mean(record, epoch)
         allowed = (EXACT if epoch < exact_epochs else NOISE) if tolerance is None else tolerance
-        allowed *= max(1.0, abs(stored)) if math.isfinite(stored) else 1.0
-        found = difference(stored, mean(again, epoch))
-        differences.append((found, allowed))
+        allowed *= max(1.0, abs(loss)) if math.isfinite(loss) else 1.0
+        differences.append((difference(loss, mean(again, epoch)), allowed))
     worst, allowed = max(differences, key=lambda pair: pair[0] - pair[1])
-    return Comparison(
-        run=run,
+    return Verified(
+        stored=stored,
         program=program,
         again=again,
         difference=worst,
         tolerance=allowed,
         within=worst <= allowed,
-        identity=_identity(run, program, record.first_epoch + len(record.epoch_means), identity_like),
+        identity=_identity(ResultKey.parse(stored.key), program, end, identity_value_of),
     )
 
 
-def _identity(run: StoredRun, program: Candidate, epochs: int, identity_like: IdentityLike | None) -> IdentityFound:
-    key = ResultKey.parse(run.key)
+def _identity(
+    key: ResultKey, program: Candidate, epochs: int, identity_value_of: IdentityValueOf | None
+) -> IdentityVerdict:
     if not isinstance(program, Program):
-        return "same" if program.identity(epochs) == key.identity else "other"
-    found = None if identity_like is None else identity_like(program, key)
-    if found is None:
+        return "same" if program.identity_value(epochs) == key.identity_value else "other"
+    value = None if identity_value_of is None else identity_value_of(program, key)
+    if value is None:
         return "not compared"
-    return "same" if found == key.identity or _nearly_equal(found, key.identity) else "other"
+    return "same" if value == key.identity_value or _nearly_equal(value, key.identity_value) else "other"
 
 
 def _nearly_equal(first: str, second: str) -> bool:
-    """Whether the values are floats, as `float.hex` writes them, that another processor's rounding explains."""
-    values = [identity.partition(":")[2] for identity in (first, second)]
+    """Returns True for hexadecimal floats that differ by rounding between processors."""
+    values = [identity_value.partition(":")[2] for identity_value in (first, second)]
     if not all("0x" in value for value in values):  # digests are hexadecimal too
         return False
     try:

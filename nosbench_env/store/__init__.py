@@ -1,7 +1,8 @@
-"""The result store: results of trainings under string keys, in SQLite or PostgreSQL; nothing is ever overwritten."""
+"""The result store: records under string keys, in SQLite or PostgreSQL."""
 
 from nosbench_env.store.leases import Leases
-from nosbench_env.store.result_store import Record, ResultStore, StoredRun
+from nosbench_env.store.record import Record, StoredRecord
+from nosbench_env.store.result_store import ResultStore
 from nosbench_env.store.schema import StoreError
 
-__all__ = ["Leases", "Record", "ResultStore", "StoreError", "StoredRun"]
+__all__ = ["Leases", "Record", "ResultStore", "StoreError", "StoredRecord"]

@@ -1,4 +1,4 @@
-"""`Database`: where a store lives. Opens it at the first use, once a process, and runs reads and writes on it."""
+"""`Database`: opening, reading and writing of a store's database."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nosbench_env.store.schema import StoreError
 
 Result = TypeVar("Result")
 
-# SQLite's own errors come from where SQLAlchemy does not look, and those of decoding from messages about damaged files.
+# SQLAlchemy does not wrap all of SQLite's errors, nor decoding errors in messages about damaged files.
 _FAILURES = (DBAPIError, sqlite3.Error, UnicodeDecodeError)
 
-_RETRIES_S = (0.1, 1.0, 4.0)  # how long to wait before each further try when a server's connection is lost
-_opening = threading.RLock()  # one thread opens a store, the others wait for it
+_RETRIES_S = (0.1, 1.0, 4.0)  # pauses before further attempts after a lost connection to a server
+_opening = threading.RLock()  # one thread opens a store, the others wait
 
 
 def _renew_lock() -> None:
@@ -40,29 +40,31 @@ os.register_at_fork(after_in_child=_renew_lock)
 class Database:
     """A SQLite file, SQLite in memory, or a PostgreSQL server.
 
+    It is opened at its first use, once per process.
+
     Args:
         location: As for `ResultStore`.
-        read_only: Whether never to write. A store that can't be written is opened so in any case.
+        read_only: As for `ResultStore`.
     """
 
     def __init__(self, location: str | Path | None, read_only: bool) -> None:
         self.url = _store_url(location)
-        self._asked_read_only = read_only
+        self.asked_read_only = read_only
         self._engine: sql.Engine | None = None
         self._process = 0
         self._state: tuple[Any, ...] | None = None  # of the file
         self._read_only = False
         if read_only and self.is_sqlite and self.path is None:
-            raise ValueError("a store in memory is new and empty, so read_only makes no sense for it")
+            raise ValueError("a store in memory is always new and empty, so it can't be opened with read_only")
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is SQLite, or else PostgreSQL."""
+        """True for SQLite, False for PostgreSQL."""
         return self.url.drivername == "sqlite"
 
     @property
     def path(self) -> Path | None:
-        """The file; None if it is none."""
+        """The file of the database, if it is in one."""
         return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     @property
@@ -72,14 +74,15 @@ class Database:
 
     @property
     def read_only(self) -> bool:
-        """Whether it can only be read; opens it."""
+        """True if the database was opened read-only. Opens it."""
         self.engine()
         return self._read_only
 
     def read(self, work: Callable[[sql.Connection], Result]) -> Result:
-        """Calls `work` with a connection on which each statement is a transaction of its own.
+        """Calls `work` with a connection outside of transactions.
 
-        It may be called again if the connection is lost, or if somebody began to write the file meanwhile.
+        Each statement is its own transaction. `work` is called again if the connection is lost, or if another process
+        began to write the file meanwhile.
         """
         while True:
             result = self._tried(lambda connection, _: work(connection))
@@ -87,17 +90,20 @@ class Database:
                 return result
 
     def write(self, work: Callable[[sql.Connection, bool], Result]) -> Result:
-        """Calls `work` in a transaction: all of it is on disk in the end, or nothing.
+        """Calls `work` in a transaction, which is stored completely or not at all.
 
         Args:
-            work: Takes a connection, and whether it is called again. Then the connection was lost; if that happened in
-                the end, all may be on disk.
+            work: Called with a connection and False; or with True after the connection was lost. If it was lost at the
+                commit, the first transaction may be on disk.
+
+        Raises:
+            StoreError: If the store is read-only or can't be written.
         """
         if self.read_only:
             raise StoreError(
-                f"the store {self.shown} can only be read: "
-                + ("it was opened with read_only. " if self._asked_read_only else "permission to write is lacking. ")
-                + "Name one that can be written with --store or NOSBENCH_STORE."
+                f"the store {self.shown} is read-only: "
+                + ("it was opened with read_only. " if self.asked_read_only else "write permission is missing. ")
+                + "Name a writable store with --store or NOSBENCH_STORE."
             )
 
         def transaction(connection: sql.Connection, again: bool) -> Result:
@@ -106,7 +112,7 @@ class Database:
                 result = work(connection, again)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                with suppress(Exception):  # whatever is wrong with the connection, the first error tells
+                with suppress(Exception):  # the first error matters
                     connection.connection.rollback()
                 raise
             return result
@@ -114,11 +120,11 @@ class Database:
         return self._tried(transaction)
 
     def clock(self) -> str:
-        """SQL for the time in seconds since 1970: the server's, so that all machines agree."""
+        """Returns SQL for the seconds since 1970, by the server's clock."""
         return repr(time.time()) if self.is_sqlite else "extract(epoch FROM clock_timestamp())"
 
     def close(self) -> None:
-        """Closes it; the next use opens it again. What is in memory is gone."""
+        """Closes the database until its next use; one in memory is lost."""
         with _opening:
             if self._engine is not None:
                 # A forked child must not close its parent's connections.
@@ -126,17 +132,17 @@ class Database:
                 self._engine = None
 
     def engine(self) -> sql.Engine:
-        """The opened database."""
+        """Returns the engine, opening the database if necessary."""
         with _opening:
             state = sqlite.state(self.path, self._read_only) if self.path is not None else None
             if self._engine is not None and self._process == os.getpid():
                 if state == self._state:
                     return self._engine
                 if state is None or self._state is None or state[0] != self._state[0]:
-                    # Going on could mix two stores: what SQLite keeps beside a file belongs to the one before.
+                    # Continuing could mix two stores: SQLite's files beside this one belong to the previous store.
                     raise StoreError(
                         f"the store {self.path} was deleted or replaced while in use. Stop all programs that use it, "
-                        "move what is left of it aside (with -wal and -shm), and run the same command again"
+                        "move its remaining files (also those with -wal and -shm) aside, and run the same command again"
                     )
             self.close()
             try:
@@ -152,7 +158,7 @@ class Database:
             self._engine, self._read_only = self._connected_to_server()
         elif self.path is None:
             self._engine = sqlite.open_in_memory()
-        elif self._asked_read_only or sqlite.must_be_read_only(self.path):
+        elif self.asked_read_only or sqlite.must_be_read_only(self.path):
             self._read_only = True
             self._state = sqlite.state(self.path, True)
             self._engine = sqlite.open_read_only(self.path)
@@ -164,15 +170,15 @@ class Database:
     def _connected_to_server(self) -> tuple[sql.Engine, bool]:
         for delay in _RETRIES_S:
             try:
-                return postgresql.open_server(self.url, self._asked_read_only)
+                return postgresql.open_server(self.url, self.asked_read_only)
             except DBAPIError as error:
                 if not postgresql.is_gone(error):
                     raise
                 time.sleep(delay)
-        return postgresql.open_server(self.url, self._asked_read_only)
+        return postgresql.open_server(self.url, self.asked_read_only)
 
     def _tried(self, work: Callable[[sql.Connection, bool], Result]) -> Result:
-        """What `work` returns; tried again on a new connection if the server's was lost."""
+        """Calls `work` again if the connection to a server was lost."""
         for number in range(len(_RETRIES_S) + 1):
             try:
                 with self.engine().connect() as connection:
@@ -185,26 +191,16 @@ class Database:
                 time.sleep(_RETRIES_S[number])
             except PoolTimeoutError as error:
                 raise StoreError(f"can't use the store {self.shown}: too many threads use it at once") from error
-        raise StoreError(f"can't use the store {self.shown}: somebody else keeps changing it. Try again later.")
+        raise StoreError(f"can't use the store {self.shown}: another process keeps changing it. Try again later.")
 
     def _is_outdated(self) -> bool:
-        """Whether a file that is only read here changed since it was opened."""
+        """True if a read-only file changed since it was opened."""
         return self.path is not None and self._read_only and self._state != sqlite.state(self.path, True)
 
     def _error(self, error: Exception) -> StoreError:
-        what = " ".join(str(getattr(error, "orig", error)).split()).rstrip(".?")
-        advice = sqlite.advice(what) if self.is_sqlite else postgresql.advice(error)
-        return StoreError(f"can't use the store {self.shown}: {what}. {advice}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "url": self.url,
-            "_asked_read_only": self._asked_read_only,
-            "_engine": None,
-            "_process": 0,
-            "_state": None,
-            "_read_only": False,
-        }
+        cause = " ".join(str(getattr(error, "orig", error)).split()).rstrip(".?")
+        advice = sqlite.advice(cause) if self.is_sqlite else postgresql.advice(error)
+        return StoreError(f"can't use the store {self.shown}: {cause}. {advice}")
 
 
 def _store_url(location: str | Path | None) -> sql.URL:
@@ -217,14 +213,16 @@ def _store_url(location: str | Path | None) -> sql.URL:
     if "://" in file:
         try:
             url = sql.make_url(file)
-        except (ArgumentError, ValueError):  # what came may hold a password
-            raise ValueError(f"{expected} neither") from None
+        except (ArgumentError, ValueError):  # the text may hold a password
+            raise ValueError(f"{expected} a malformed URL") from None
         if url.drivername in ("postgresql", "postgresql+psycopg"):
             if not url.database:
-                raise ValueError(f"{expected} one without the name of a database: {postgresql.shown(url)}")
+                raise ValueError(f"{expected} a URL without a database: {postgresql.shown(url)}")
             return url.set(drivername="postgresql")
-        if url.drivername != "sqlite" or url.host or url.query:
-            raise ValueError(f"{expected} one of {url.drivername!r}")
+        if url.drivername != "sqlite":
+            raise ValueError(f"{expected} a URL of {url.drivername!r}")
+        if url.host or url.query:
+            raise ValueError(f"{expected} a URL of SQLite with a host or options")
         file = url.database or ":memory:"
     if file == ":memory:":
         return sql.URL.create("sqlite")

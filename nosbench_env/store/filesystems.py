@@ -1,4 +1,4 @@
-"""Which file system a path lies on: SQLite's locks can't be relied on where several machines share it."""
+"""Detection of network file systems, where SQLite's locks are unreliable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-# As Linux names them in its table of mounts. Not here: 9p and virtiofs, which mostly join a guest to its one host.
+# Names in Linux's table of mounts. 9p and virtiofs are left out: they mostly connect a guest to its own host.
 NETWORK_FILE_SYSTEMS = {
     *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
     *("ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs", "wekafs"),
@@ -17,7 +17,10 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def network_file_system(path: Path) -> str | None:
-    """The kind of network file system that a path lies on or would lie on; None if on none, or if nobody can tell."""
+    """Returns the kind of a path's network file system.
+
+    The path need not exist. None means a local file system, or a machine without a table of mounts.
+    """
     try:
         mounts = _MOUNTS.read_text(errors="surrogateescape")
     except OSError:  # not Linux
@@ -31,6 +34,6 @@ def network_file_system(path: Path) -> str | None:
             continue
         mount = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])  # a space stands as \040
         below = place == mount or place.startswith(mount.rstrip("/") + "/")
-        if below and len(mount) >= len(longest):  # of several mounts on one place, the last counts
+        if below and len(mount) >= len(longest):  # the last of several mounts on one place counts
             longest, kind = mount, after.split(" ")[0]
     return kind if kind in NETWORK_FILE_SYSTEMS else None

@@ -1,4 +1,4 @@
-"""`Leases`: who trains what at the moment, so that two askers never train the same program at once."""
+"""`Leases`: exclusive rights to train programs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nosbench_env.store.database import Database
 from nosbench_env.store.schema import StoreError
 
 TTL_S = 60.0
-_LONGEST_S = 3600.0  # a lease that ends later than this was written by a clock that was wrong, and does not count
-_PAGE = 1000  # keys asked about at a time
+_LONGEST_S = 3600.0  # a lease that ends later than this was written by a wrong clock and does not count
+_PAGE = 1000  # keys per query
 
 
 class _Thread(threading.local):
-    """The leases that a thread holds, from the outermost to the innermost."""
+    """The leases of a thread, from the outermost to the innermost."""
 
     def __init__(self) -> None:
         self.held: list[Leases] = []
@@ -32,14 +32,14 @@ _this_thread = _Thread()
 
 
 class Leases:
-    """Leases of keys, for as long as a `with` block lasts. Nobody else gets a lease of a key that is held.
+    """Exclusive leases of keys, held for a `with` block.
 
-    A thread renews them four times per `ttl`, so they last while this process runs and reaches the store. If it dies,
-    they pass on `ttl` seconds later. On PostgreSQL the server's clock counts, in SQLite the machine's.
+    A thread renews them four times per `ttl`, so they last while this process runs and reaches the store. If the
+    process dies, others can take them `ttl` seconds later. PostgreSQL uses the server's clock, SQLite the machine's.
 
     Args:
-        database: Where the store lives.
-        ttl: How long a lease lasts without being renewed, in seconds, at most an hour.
+        database: The store's database.
+        ttl: The time until an unrenewed lease ends, in seconds, at most an hour.
 
     >>> from nosbench_env import ResultStore
     >>> store = ResultStore("sqlite://")
@@ -60,23 +60,22 @@ class Leases:
         self._heartbeat: threading.Thread | None = None
 
     def busy(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys that somebody else holds, other than this thread."""
+        """Returns the keys that others hold, other than this thread."""
         now = self._database.clock()
         query = sql.text(
             f"SELECT key FROM leases WHERE key IN :keys AND owner <> :owner AND expires_at >= {now} "
             f"AND expires_at <= {now} + {_LONGEST_S}"
         ).bindparams(sql.bindparam("keys", expanding=True))
-        asked, found = list(keys), set[str]()
+        asked, held = list(keys), set[str]()
         for start in range(0, len(asked), _PAGE):
             values = {"keys": asked[start : start + _PAGE], "owner": self.owner}
-            found |= set(self._database.read(lambda connection: connection.execute(query, values).scalars().all()))  # noqa: B023
-        return found - self._of_this_thread()
+            held |= set(self._database.read(lambda connection: connection.execute(query, values).scalars().all()))  # noqa: B023
+        return held - self._of_this_thread()
 
     def take(self, keys: Iterable[str]) -> set[str]:
-        """Takes the leases that nobody else holds, all of them at once; returns their keys.
+        """Takes all leases that nobody else holds; returns their keys.
 
-        Those that this thread holds already, by a block around this one, count as taken: waiting for them would never
-        end.
+        Leases that this thread already holds by an enclosing block count as taken: waiting for them would never end.
         """
         asked = set(keys)
         outer = asked & self._of_this_thread()
@@ -95,12 +94,12 @@ class Leases:
             own = sql.select(schema.leases.c.key).where(schema.leases.c.owner == self.owner)
             return set(connection.execute(own).scalars().all())
 
-        self._beat()  # before, so that an interrupt in between leaves no lease that nobody renews or releases
+        self._beat()  # first, so that an interrupt leaves no lease without renewal and release
         self._held = self._database.write(take)
         return outer | (self._held & asked)
 
     def release(self, keys: Iterable[str]) -> None:
-        """Releases leases, so that others may take them."""
+        """Releases leases, so that others can take them."""
         released = sorted(self._held & set(keys))
         if released:
 
@@ -111,8 +110,9 @@ class Leases:
             self._database.write(release)
 
     def release_in(self, connection: sql.Connection, key: str) -> None:
-        """Releases a lease in a transaction of the caller's."""
-        connection.execute(sql.text("DELETE FROM leases WHERE key = :key AND owner = :owner"), self._row(key))
+        """Releases a lease within the caller's transaction."""
+        statement = sql.text("DELETE FROM leases WHERE key = :key AND owner = :owner")
+        connection.execute(statement, {"key": key, "owner": self.owner})
         self._held.discard(key)
 
     def __enter__(self) -> Leases:
@@ -125,9 +125,9 @@ class Leases:
         if self in _this_thread.held:
             _this_thread.held.remove(self)
         self._ended.set()
-        if self._process != os.getpid() or self._heartbeat is None:  # in a forked child they are the parent's
+        if self._process != os.getpid() or self._heartbeat is None:  # a forked child leaves them to its parent
             return
-        with suppress(StoreError):  # they end by themselves too
+        with suppress(StoreError):  # they end without this too
             self._database.write(
                 lambda connection, _: connection.execute(
                     sql.text("DELETE FROM leases WHERE owner = :owner"), {"owner": self.owner}
@@ -136,11 +136,8 @@ class Leases:
         self._held = set()
         self._heartbeat.join(timeout=1.0)
 
-    def _row(self, key: str) -> dict[str, str]:
-        return {"key": key, "owner": self.owner}
-
     def _of_this_thread(self) -> set[str]:
-        """What blocks around this one hold of the same store."""
+        """Returns the keys held by enclosing blocks for the same store."""
         return {
             key
             for leases in _this_thread.held

@@ -1,9 +1,11 @@
-"""A store in a SQLite file or in memory: how it is opened, to write or only to read, and what its errors mean."""
+"""SQLite stores, in a file or in memory: opening, and remedies for errors."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,61 +15,59 @@ from sqlalchemy.exc import DBAPIError
 
 from nosbench_env.store import schema
 from nosbench_env.store.filesystems import network_file_system
-from nosbench_env.store.schema import APPLICATION_ID, SCHEMA_VERSION, StoreError
+from nosbench_env.store.schema import APPLICATION_ID, StoreError
 
-LOCK_TIMEOUT_S = 60.0  # how long to wait for another process's write, which takes milliseconds
-_LONGEST = 2**27  # bytes of a value; SQLite would make room for as much as a damaged file asks for
-ALLOW_NETWORK = "NOSBENCH_ALLOW_NETWORK_STORE"  # set to 1, this variable lifts the refusal of network file systems
+LOCK_TIMEOUT_S = 60.0  # the wait for another process's write, which takes milliseconds
+_CONNECT: dict[str, Any] = {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}
+_LONGEST = 2**27  # bytes of a value; SQLite would allocate any size that a damaged file claims
+ALLOW_NETWORK = "NOSBENCH_ALLOW_NETWORK_STORE"  # the environment variable that allows network file systems if 1
 ELSEWHERE = "Name another file with --store or NOSBENCH_STORE."
 REPAIR = "Move the file away to start a new store, or name another with --store or NOSBENCH_STORE."
 
 
 def must_be_read_only(path: Path) -> bool:
-    """Whether there is a file, but no permission to write it, or to make files beside it, as SQLite must."""
+    """Returns True for a file without write permission.
+
+    The folder must be writable too, since SQLite creates files in it.
+    """
     return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
 
 def open_in_memory() -> sql.Engine:
-    """A new store in memory. A connection is a database here: there is one, and threads wait for it."""
-    engine = sql.create_engine("sqlite://", poolclass=sql.QueuePool, pool_size=1, max_overflow=0, **_OPTIONS)
-    sql.event.listen(engine, "connect", _set_up)
-    _prepare(engine, "in memory")
-    return engine
+    """Creates a store in memory.
+
+    It has one connection; threads wait for each other.
+    """
+    check = partial(_prepare, where="in memory")
+    return _checked("sqlite://", _set_up, check, connect_args=_CONNECT, pool_size=1, max_overflow=0)
 
 
 def open_file(path: Path) -> sql.Engine:
-    """Opens the file for reading and writing; makes it if there is none, and brings one of an older version up to date.
+    """Opens a store for reading and writing, or creates it.
 
     Raises:
-        StoreError: If it is no store, of a newer version, or in a place that can't hold one.
+        StoreError: If the file is not a store, has another version, or its place can't hold a store.
     """
     _refuse_network(path)
-    engine = sql.create_engine(
-        sql.URL.create("sqlite", database=str(path)), poolclass=sql.QueuePool, pool_timeout=LOCK_TIMEOUT_S, **_OPTIONS
-    )
-    sql.event.listen(engine, "connect", _set_up)
-    try:
-        _check_or_make(engine, path)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+    url = sql.URL.create("sqlite", database=str(path))
+    check = partial(_check_or_make, path=path)
+    return _checked(url, _set_up, check, connect_args=_CONNECT, pool_timeout=LOCK_TIMEOUT_S)
 
 
 def _check_or_make(engine: sql.Engine, path: Path) -> None:
     if path.exists():
         if not path.is_file():
             raise StoreError(f"can't open the store {path}: it is not a file. {ELSEWHERE}")
-        if path.stat().st_size and _is_current(engine):
+        if path.stat().st_size and _is_store(engine, str(path)):
             return
-    import filelock  # not needed to open most stores, and slow to load
+    import filelock  # slow to load, and not needed to open an existing store
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = f"{path}.lock"
-        # Where it can't be made, this fails at once; filelock would try for as long as it may wait.
+        # This fails at once if the file can't be created; filelock would retry until its timeout.
         os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644))
-        # Switching a new file to write-ahead logging fails if another process does the same just then.
+        # Two processes can't switch a new file to write-ahead logging at the same moment.
         with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_S):
             _prepare(engine, str(path))
     except (OSError, filelock.Timeout) as error:
@@ -75,31 +75,32 @@ def _check_or_make(engine: sql.Engine, path: Path) -> None:
 
 
 def open_read_only(path: Path) -> sql.Engine:
-    """Opens the file for reading; writes nothing, and makes no files beside it where nobody else writes.
+    """Opens a store for reading only.
 
-    SQLite may read a file on its own ("immutable") as long as no writer keeps changes beside it. Whether that is so may
-    change while it is open: see `state`.
+    No files are created beside it unless another process writes. SQLite can read the file alone ("immutable") while no
+    writer keeps changes beside it. That can change while the store is open; see `state`.
 
     Raises:
-        StoreError: If there is no store, or one of another version.
+        StoreError: If the file does not exist or is not a store of this version.
     """
     if not path.is_file():
-        raise StoreError(f"can't open the store {path} for reading: there is no such file. {ELSEWHERE}")
+        raise StoreError(f"can't open the store {path} for reading: the file does not exist. {ELSEWHERE}")
     alone = not _has_log(path)
     if not alone:
         _refuse_network(path)
     uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if alone else ''}"
-    engine = sql.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, check_same_thread=False),
-        poolclass=sql.QueuePool,
-        pool_timeout=LOCK_TIMEOUT_S,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-    )
-    sql.event.listen(engine, "connect", _set_careful)
+    connect = partial(sqlite3.connect, uri, uri=True, **_CONNECT)
+    check = partial(_check_to_read, path=path)
+    return _checked("sqlite://", _set_careful, check, creator=connect, pool_timeout=LOCK_TIMEOUT_S)
+
+
+def _checked(url: sql.URL | str, set_up: Any, check: Callable[[sql.Engine], None], **options: Any) -> sql.Engine:
+    """Returns an engine that has passed a check."""
+    options |= {"poolclass": sql.QueuePool, "isolation_level": "AUTOCOMMIT", "hide_parameters": True}
+    engine = sql.create_engine(url, **options)
+    sql.event.listen(engine, "connect", set_up)
     try:
-        _check_to_read(engine, path)
+        check(engine)
     except BaseException:
         engine.dispose()
         raise
@@ -110,18 +111,14 @@ def _check_to_read(engine: sql.Engine, path: Path) -> None:
     with engine.connect() as connection:
         if not _is_ours(connection, str(path)):
             raise StoreError(f"can't open the store {path} for reading: it is empty. {ELSEWHERE}")
-        version = schema.read_version(connection, str(path))
-    if version < SCHEMA_VERSION:
-        raise StoreError(
-            f"the store {path} has version {version} and can only be read here, but must be brought up to version "
-            f"{SCHEMA_VERSION}: open it once with permission to write, or open a copy of it."
-        )
+        schema.check_version(connection, str(path))
 
 
 def state(path: Path, read_only: bool) -> tuple[Any, ...] | None:
-    """What must stay the same while a file is open; None if there is none.
+    """Returns the state of a file, or None if it does not exist.
 
-    The first element tells which file it is. The others tell whether a reader on its own may go on with what it knows.
+    The state must not change while the file is open. The first element identifies the file. If another one changes, an
+    immutable reader must open the file again.
     """
     try:
         status = os.stat(path)
@@ -134,42 +131,35 @@ def state(path: Path, read_only: bool) -> tuple[Any, ...] | None:
 
 
 def advice(error: str) -> str:
-    """What to do about an error of SQLite's."""
+    """Returns the remedy for an error of SQLite."""
     if "full" in error:
         return "The disk is full; results stored before are safe. Free some space and run the same command again."
     if any(sign in error for sign in ("not a database", "malformed", "no such table", "no such column", "decode")):
-        return f"The file is damaged or no SQLite database. {REPAIR}"
+        return f"The file is damaged or not a SQLite database. {REPAIR}"
     if "disk I/O" in error:
         return (
-            "A disk quota may be used up: then free some space and run the same command again. "
-            f"Or its files were deleted or moved while in use: then {REPAIR[0].lower()}{REPAIR[1:]}"
+            "If a disk quota is used up, free some space and run the same command again. If its files were deleted or "
+            f"moved while in use, {REPAIR[0].lower()}{REPAIR[1:]}"
         )
     if "locked" in error:
-        return "Another process kept it locked for a minute; run the same command again when that is done."
+        return "Another process kept it locked for a minute; run the same command again when that process is done."
     return f"Check its permissions, and those of the files with -wal and -shm beside it. {ELSEWHERE}"
 
 
-_OPTIONS: dict[str, Any] = {
-    "isolation_level": "AUTOCOMMIT",
-    "connect_args": {"timeout": LOCK_TIMEOUT_S, "check_same_thread": False},
-    "hide_parameters": True,
-}
-
-
 def _set_up(connection: Any, record: Any) -> None:
-    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; it costs milliseconds
+    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut and takes milliseconds
     _set_careful(connection, record)
 
 
 def _set_careful(connection: Any, _: Any) -> None:
-    """The file may be damaged, or made by anybody."""
+    """Sets limits for a file that may be damaged or malicious."""
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
 
 
 def _has_log(path: Path) -> bool:
-    """Whether a writer keeps changes beside the file."""
+    """Returns True if a writer keeps changes beside the file."""
     try:
         return os.stat(f"{path}-wal").st_size > 0
     except FileNotFoundError:
@@ -182,16 +172,16 @@ def _refuse_network(path: Path) -> None:
     if (kind := network_file_system(path)) is not None:
         raise StoreError(
             f"can't use the store {path}: it is on a network file system ({kind}), where SQLite can lose results. "
-            "Name a file on a local disk, or a PostgreSQL server, with --store or NOSBENCH_STORE; a store that nobody "
-            f"writes may be read there: ResultStore(..., read_only=True). {ALLOW_NETWORK}=1 lifts this check."
+            "Name a file on a local disk, or a PostgreSQL server, with --store or NOSBENCH_STORE. A store that nobody "
+            f"writes can be read there: ResultStore(..., read_only=True). {ALLOW_NETWORK}=1 disables this check."
         )
 
 
 def _is_ours(connection: sql.Connection, where: str) -> bool:
-    """Whether the database is a store; False if it is empty.
+    """Returns True for a store, False for an empty database.
 
     Raises:
-        StoreError: If it is somebody else's.
+        StoreError: If it is another database.
     """
     if connection.exec_driver_sql("PRAGMA application_id").scalar_one() == APPLICATION_ID:
         return True
@@ -200,29 +190,25 @@ def _is_ours(connection: sql.Connection, where: str) -> bool:
     return False
 
 
-def _is_current(engine: sql.Engine) -> bool:
-    """Whether the file is a store that needs nothing done to it."""
+def _is_store(engine: sql.Engine, where: str) -> bool:
+    """Returns True for a store of this version, False for an unreadable file."""
     try:
         with engine.connect() as connection:
-            application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-            return application == APPLICATION_ID and connection.execute(
-                sql.select(schema.schema.c.version)
-            ).scalars().all() == [SCHEMA_VERSION]
-    except (DBAPIError, sqlite3.Error, UnicodeDecodeError):  # damaged, or locked: said later, if it lasts
+            if not _is_ours(connection, where):
+                return False
+            schema.check_version(connection, where)
+    except (DBAPIError, sqlite3.Error, UnicodeDecodeError):  # damaged or locked
         return False
+    return True
 
 
 def _prepare(engine: sql.Engine, where: str) -> None:
-    """Checks that the file is a store of ours; makes it one if it is empty, and brings an older one up to date."""
+    """Creates the tables in an empty database; checks their version."""
     with engine.connect() as connection:
         if not _is_ours(connection, where):
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")  # readers and a writer don't block each other
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # all or nothing: a kill in between leaves an empty file
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # a kill before the commit leaves an empty file
             schema.create(connection)
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.exec_driver_sql("COMMIT")
-        version = schema.read_version(connection, where)
-        if version < SCHEMA_VERSION:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # all or nothing here too
-            schema.migrate(connection, version)
-            connection.exec_driver_sql("COMMIT")
+        schema.check_version(connection, where)

@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 from results import full_provenance, key, random_results, record
 
 from nosbench_env.execution.settings import MAX_EPOCHS
-from nosbench_env.results.file_format import FIELDS, InvalidResults, format_line, header, parse_header, parse_line
-from nosbench_env.results.key import ResultKey, Selection
+from nosbench_env.results.file_format import (
+    FIELDS,
+    FORMAT_VERSION,
+    InvalidResults,
+    format_line,
+    header,
+    parse_header,
+    parse_line,
+)
+from nosbench_env.results.key import ResultKey
 from nosbench_env.store import Record
 
 KEY = ResultKey.parse(key())
@@ -24,48 +32,9 @@ def made(**changes: object) -> str:
     return line(provenance=full_provenance(**changes))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "pfn-1/seed=0/float32/paper-1:0x1.8p-2",
-        "pfn-1/seed=1000000/tf32/probe-pfn-3:9f86d081",
-        "my-own.task-12/seed=7/float32/canonical-1:add(g,w);x/y",
-    ],
-)
-def test_a_key_comes_apart_and_together_again(text: str) -> None:
-    assert str(ResultKey.parse(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a",
-        "pfn-1/seed=0/float32/paper-1",
-        "pfn-1/seed=00/float32/paper-1:0",
-        "pfn-1/seed=1000001/float32/paper-1:0",
-        "pfn-01/seed=0/float32/paper-1:0",
-        "pfn/seed=0/float32/paper-1:0",
-        "pfn-1/seed=0/float32/paper-1:0 ",
-        "pfn-1/seed=0/float32/paper-1:\n",
-        'pfn-1/seed=0/float32/paper-1:"',
-        "pfn-1/seed=\u0663/float32/paper-1:0",
-        "pfn-1/seed=0/float32/paper-1:" + "0" * 501,
-    ],
-)
-def test_what_is_no_key_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a key|seed must be"):
-        ResultKey.parse(text)
-
-
-def test_a_selection_chooses_by_all_it_says() -> None:
-    made_by = {"nosbench_env": "0.1.0"}
-    assert Selection().matches(KEY, {})
-    assert Selection("toy", 1, "paper-1", "0.1.0").matches(KEY, made_by)
-    assert not Selection("toy", 2).matches(KEY, made_by)
-    assert not Selection("pfn").matches(KEY, made_by)
-    assert not Selection(identity_method="paper-2").matches(KEY, made_by)
-    assert not Selection(nosbench_version="0.2.0").matches(KEY, made_by)
+def stated(**changes: object) -> str:
+    """A header."""
+    return json.dumps({"format": "nosbench-results", "version": FORMAT_VERSION} | changes)
 
 
 @given(
@@ -76,11 +45,11 @@ def test_a_selection_chooses_by_all_it_says() -> None:
 def test_numbers_come_back_to_the_last_bit(means: list[float], stopped_at: int | None, first_epoch: int) -> None:
     stored = Record(tuple(means), stopped_at, full_provenance(), first_epoch)
     text = format_line(KEY, stored)
-    found_key, found = parse_line(text)
-    assert found_key == KEY
-    assert [mean.hex() for mean in found.epoch_means] == [mean.hex() for mean in means]
-    assert (found.stopped_at, found.first_epoch, found.provenance) == (stopped_at, first_epoch, stored.provenance)
-    assert format_line(found_key, found) == text
+    parsed_key, parsed = parse_line(text)
+    assert parsed_key == KEY
+    assert [mean.hex() for mean in parsed.epoch_means] == [mean.hex() for mean in means]
+    assert (parsed.stopped_at, parsed.first_epoch, parsed.provenance) == (stopped_at, first_epoch, stored.provenance)
+    assert format_line(parsed_key, parsed) == text
 
 
 def test_lines_are_standard_json() -> None:
@@ -99,12 +68,12 @@ def test_the_order_of_a_provenance_does_not_show() -> None:
 def test_the_header_tells_the_fields_and_how_many_records() -> None:
     assert parse_header(header(17)) == 17
     assert json.loads(header(17))["fields"] == dict(FIELDS)
-    assert parse_header('{"format": "nosbench-results", "version": 1}') is None
+    assert parse_header(stated()) is None
 
 
 def test_the_documentation_describes_every_field() -> None:
     page = (Path(__file__).parents[3] / "docs" / "oracle.md").read_text()
-    section = page.partition("### The form of an export\n")[2].partition("\n## ")[0]
+    section = page.partition("### Export format\n")[2].partition("\n##")[0]
     for name in (*FIELDS, *json.loads(header(1))):
         assert f"`{name}`" in section, name
 
@@ -115,10 +84,10 @@ def test_the_documentation_describes_every_field() -> None:
         ("", "expected the header"),
         ("SQLite format 3\0", "expected the header"),
         ('{"format": "other", "version": 1}', "expected the header"),
-        ('{"format": "nosbench-results", "version": 2}', "version 2 of the format, this nosbench_env reads version 1"),
-        ('{"format": "nosbench-results", "version": true}', "version True of the format"),
-        ('{"format": "nosbench-results", "version": 1, "records": -1}', "records: expected an integer from 0"),
-        ('{"format": "nosbench-results", "version": 1, "code": ""}', "unknown field 'code'"),
+        (stated(version=FORMAT_VERSION + 1), f"version {FORMAT_VERSION + 1} of the format.* version {FORMAT_VERSION}"),
+        (stated(version=True), "version True of the format"),
+        (stated(records=-1), "records: expected an integer from 0"),
+        (stated(code=""), "unknown field 'code'"),
     ],
 )
 def test_a_wrong_header_is_refused(text: str, message: str) -> None:
@@ -129,24 +98,24 @@ def test_a_wrong_header_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no JSON"),
+        ("", "not JSON"),
         ("[]", "expected an object"),
-        (line()[:-1], "no JSON"),
-        (line() + "x", "no JSON"),
+        (line()[:-1], "not JSON"),
+        (line() + "x", "not JSON"),
         ("[" * 100_000, "too deep"),
-        (line().replace("1.5", "NaN", 1), "NaN is no JSON"),
-        (line().replace("1.5", "-Infinity", 1), "-Infinity is no JSON"),
+        (line().replace("1.5", "NaN", 1), "NaN is not JSON"),
+        (line().replace("1.5", "-Infinity", 1), "-Infinity is not JSON"),
         (line().replace("1.5", "1e999", 1), "a float can hold"),
         (line().replace("1.5", "1" * 5000, 1), "at most 19 digits"),
         (line().replace("1.5", "0." + "1" * 5000, 1), "at most 64 characters"),
-        ('{"task": "a", ' + line()[1:], "'task' is there twice"),
-        (line(provenance={"a": 1}).replace('"a": 1', '"a": 1, "a": 1'), "'a' is there twice"),
+        ('{"task": "a", ' + line()[1:], "duplicate field 'task'"),
+        (line(provenance={"a": 1}).replace('"a": 1', '"a": 1, "a": 1'), "duplicate field 'a'"),
         (line(seed=...), "the field 'seed' is missing"),
         (line(extra=1), "unknown field 'extra'"),
         (line(task=1), "task: expected a text"),
         (line(task="toy-1/seed=0/float32/a:b"), "expected the parts of a key"),
         (line(task="toy/2"), "expected a key"),
-        (line(task="toy", identity="no method"), "expected a key"),
+        (line(task="toy", identity="no identity"), "expected a key"),
         (line(identity="paper-1:\u0000"), "expected a key"),
         (line(task_version=-1), "task_version: expected an integer"),
         (line(task_version=10**10), "task_version: expected an integer"),
@@ -202,7 +171,7 @@ def test_what_other_tools_write_is_understood() -> None:
 def test_random_results_come_back() -> None:
     for text, result in random_results(50):
         line = format_line(ResultKey.parse(text), result)
-        found, again = parse_line(line)
-        assert str(found) == text
+        parsed, again = parse_line(line)
+        assert str(parsed) == text
         assert again.provenance == result.provenance
-        assert format_line(found, again) == line
+        assert format_line(parsed, again) == line

@@ -6,27 +6,24 @@ from results import full_provenance, key, record
 from nosbench_env import Oracle, Program, ResultStore
 from nosbench_env.identity.identify import identify
 from nosbench_env.language.status import Status
-from nosbench_env.results.key import Selection
-from nosbench_env.results.prune import plan_pruning
-from nosbench_env.results.rekey import IdentityOf, Rekeying, rekey
-from nosbench_env.results.survey import Group
+from nosbench_env.results.rekey import Identify, Rekeying, rekey
 from nosbench_env.tasks.task import probe_of
 
 
 def made(value: str, **others: object) -> dict[str, object]:
-    """A provenance whose program has the identity `value` under the methods below."""
+    """A provenance whose program has the value `value` under the identities below."""
     return full_provenance(program=[["mul", [1, 6], 9]] * int(value), **others)
 
 
-def by_length(method: str) -> IdentityOf:
-    """A method that tells programs apart by their length; from three instructions on they diverge."""
+def by_length(identity: str) -> Identify:
+    """An identity of programs with the same length; from three instructions on they diverge."""
 
-    def identity_of(program: Program, task: str) -> tuple[str, Status] | None:
+    def identify(program: Program, task: str) -> tuple[str, Status] | None:
         if task != "toy":
             return None
-        return (f"{method}-1:{len(program)}", "ok") if len(program) < 3 else (f"{method}-1:nan", "nan")
+        return (f"{identity}-1:{len(program)}", "ok") if len(program) < 3 else (f"{identity}-1:nan", "nan")
 
-    return identity_of
+    return identify
 
 
 @pytest.fixture
@@ -44,37 +41,37 @@ def store(tmp_path: Path) -> ResultStore:
 def test_results_are_found_under_their_new_keys(store: ResultStore) -> None:
     report = rekey(store, by_length("new"))
     assert report == Rekeying(records=6, current=0, added=2, there=0, diverged=1, unknown=3, pruned=0)
-    found = store.get(key("1", method="new-1"), 2)
-    assert found.epoch_means == (3.0, 2.0)
-    assert found.provenance == made("1") | {"rekeyed_from": key("1")}
-    assert store.get(key("2", seed=5, method="new-1"), 1).epoch_means == (1.0,)
+    copied = store.get(key("1", identity="new-1"), 2)
+    assert copied.epoch_means == (3.0, 2.0)
+    assert copied.provenance == made("1") | {"rekeyed_from": key("1")}
+    assert store.get(key("2", seed=5, identity="new-1"), 1).epoch_means == (1.0,)
     assert store.get(key("1"), 2).epoch_means == (3.0, 2.0)
 
 
 def test_a_second_time_nothing_is_added(store: ResultStore) -> None:
     rekey(store, by_length("new"))
-    before = len(list(store.runs()))
+    before = len(list(store.records()))
     report = rekey(store, by_length("new"))
     assert (report.added, report.there, report.current) == (0, 2, 2)
-    assert len(list(store.runs())) == before
+    assert len(list(store.records())) == before
 
 
 def test_there_and_back_is_nothing_new(store: ResultStore) -> None:
     rekey(store, by_length("new"))
     report = rekey(store, by_length("newer"))
     assert (report.added, report.there) == (2, 2)  # the old ones and those of "new" are the same trainings
-    assert store.get(key("1", method="newer-1"), 1).provenance["rekeyed_from"] == key("1")
+    assert store.get(key("1", identity="newer-1"), 1).provenance["rekeyed_from"] == key("1")
     report = rekey(store, by_length("paper"))
     assert report.added == 0
 
 
 def test_old_results_go_only_if_they_have_a_new_key(store: ResultStore) -> None:
     assert rekey(store, by_length("new"), prune=True).pruned == 2
-    left = [run.key for run in store.runs()]
+    left = [stored.key for stored in store.records()]
     assert sorted(left) == sorted(
         [
-            key("1", method="new-1"),
-            key("2", seed=5, method="new-1"),
+            key("1", identity="new-1"),
+            key("2", seed=5, identity="new-1"),
             key("3"),
             key("4"),
             "another form",
@@ -85,9 +82,9 @@ def test_old_results_go_only_if_they_have_a_new_key(store: ResultStore) -> None:
 
 
 def test_what_is_under_a_new_key_already_stays_the_answer(store: ResultStore) -> None:
-    store.add(key("1", method="new-1"), record(0.5))
+    store.add(key("1", identity="new-1"), record(0.5))
     rekey(store, by_length("new"))
-    assert store.get(key("1", method="new-1"), 2).epoch_means == (0.5, 2.0)
+    assert store.get(key("1", identity="new-1"), 2).epoch_means == (0.5, 2.0)
 
 
 def test_the_oracle_hits_what_was_rekeyed(oracle: Oracle) -> None:
@@ -99,29 +96,3 @@ def test_the_oracle_hits_what_was_rekeyed(oracle: Oracle) -> None:
     again = Oracle("toy", store, "cpu", workers=1).query(sgd, 2)
     assert again.hit
     assert again.curve == trained.curve
-
-
-def test_pruning_chooses_by_the_parts_of_keys(store: ResultStore) -> None:
-    store.add(key("1", method="probe-2"), record(1.0, nosbench_env="0.2.0"))
-    store.add(key("1", task="toy-2"), record(1.0))
-    for selection, numbers in (
-        (Selection(identity_method="probe-2"), [7]),
-        (Selection(task="toy", task_version=2), [8]),
-        (Selection(nosbench_version="0.2.0"), [7]),
-        (Selection(task="toy", nosbench_version="0.1.0"), [1, 2, 3]),
-        (Selection(task="pfn"), []),
-    ):
-        plan = plan_pruning(store, selection)
-        assert plan.ids == numbers
-        assert plan.chosen.total() == len(numbers)
-        assert plan.remaining.total() == 7 - len(numbers)
-        assert plan.other_keys == 1
-    assert plan_pruning(store, Selection(task="toy", task_version=2)).chosen == {
-        Group("toy", 2, 0, "float32", "paper-1"): 1
-    }
-    assert len(list(store.runs())) == 8
-
-
-def test_pruning_all_has_to_be_said(store: ResultStore) -> None:
-    with pytest.raises(ValueError, match="say what to prune"):
-        plan_pruning(store, Selection())

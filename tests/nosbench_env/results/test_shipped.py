@@ -1,6 +1,5 @@
 import gzip
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,14 @@ from hypothesis import strategies as st
 from results import key, random_results, record
 
 from nosbench_env import ResultStore, StoreError
+from nosbench_env.results.file_format import parse_line
 from nosbench_env.results.shipped import RESULTS, ShippedResults, _table
 from nosbench_env.results.transfer import export_results
 from nosbench_env.store import Record
 
 
 def shipped(folder: Path, results: list[tuple[str, Record]]) -> ShippedResults:
-    """The table that holds these results."""
+    """Returns a table of these results."""
     store = ResultStore("sqlite://")
     store.add_many(results)
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,9 @@ def test_results_are_found_by_key(tmp_path: Path) -> None:
     table = shipped(tmp_path, results)
     assert len(table) == 30
     for text, result in results:
-        found = table.get(text, 20, last_epoch_only=True)
-        assert repr(found.epoch_means[-1]) == repr(result.epoch_means[-1])
-        assert found.provenance == result.provenance
+        answer = table.get(text, 20, last_epoch_only=True)
+        assert repr(answer.epoch_means[-1]) == repr(result.epoch_means[-1])
+        assert answer.provenance == result.provenance
     assert table.get(key("unknown"), 1) is None
 
 
@@ -91,7 +91,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
         lambda data: gzip.compress(gzip.decompress(data).rpartition(b"{")[0]),
         lambda data: gzip.compress(b"\n".join(gzip.decompress(data).splitlines()[:-1])),
         lambda data: gzip.compress(gzip.decompress(data).replace(b'"seed": 0', b'"seed": ""', 1)),
-        lambda data: gzip.compress(gzip.decompress(data).replace(b'"version": 1', b'"version": 2', 1)),
+        lambda data: gzip.compress(gzip.decompress(data).replace(b'"version": ', b'"version": 9', 1)),
         lambda data: gzip.compress(gzip.decompress(data).replace(b'"epoch_means": [', b'"epoch_means": [[', 9)),
     ],
 )
@@ -100,17 +100,16 @@ def test_a_damaged_installation_is_told(tmp_path: Path, damage) -> None:
     path = tmp_path / "results.jsonl.gz"
     path.write_bytes(damage(path.read_bytes()))
     table = ShippedResults(tmp_path)
-    with pytest.raises(StoreError, match=r"come with nosbench_env are damaged .* Install nosbench_env again"):
+    with pytest.raises(StoreError, match=r"are damaged .* Install nosbench_env again"):
         [table.get(key(str(number)), 1) for number in range(5)]
 
 
-def test_three_thousand_results_are_read_at_once(tmp_path: Path) -> None:
-    results = random_results(3000)
+def test_only_the_results_asked_for_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = random_results(300)
     table = shipped(tmp_path, results)
-    times = []
-    for _ in range(5):
-        _table.cache_clear()
-        started = time.perf_counter()
-        table.get(results[0][0], 1)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.05
+    parsed: list[str] = []
+    monkeypatch.setattr("nosbench_env.results.shipped.parse_line", lambda line: parsed.append(line) or parse_line(line))
+    for text, _ in results[:2]:
+        table.get(text, 20, last_epoch_only=True)
+    assert len(parsed) == 2
+    assert len(table) == len(results)

@@ -12,19 +12,19 @@ def test_a_survey_counts_all_there_is() -> None:
     store.add(key("a"), record(3.0, 1.5, **full_provenance(device="GPU", date="2026-03-01T00:00:00+00:00")))
     store.add(key("b"), record(1.0, **full_provenance(torch="3.0", date="2025-01-01T00:00:00+00:00")))
     store.add(key("b"), record(1.001, **full_provenance()))
-    store.add(key("c", seed=3, method="probe-1"), record(1.0))
-    store.add(key("c", seed=3, method="probe-1"), record(1.0, note="equal"))
+    store.add(key("c", seed=3, identity="probe-1"), record(1.0))
+    store.add(key("c", seed=3, identity="probe-1"), record(1.0, note="equal"))
     store.add("another form", record(1.0))
-    found = survey(store)
-    assert (found.records, found.keys, found.other_keys, found.without_program) == (7, 4, 1, 3)
-    assert found.groups == {
+    counts = survey(store)
+    assert (counts.records, counts.keys, counts.other_keys, counts.without_program) == (7, 4, 1, 3)
+    assert counts.groups == {
         Group("toy", 1, 0, "float32", "paper-1"): (4, 2),
         Group("toy", 1, 3, "float32", "probe-1"): (2, 1),
     }
-    assert found.dates == ("2025-01-01T00:00:00+00:00", "2026-03-01T00:00:00+00:00")
-    assert found.devices == {"cpu (x86_64)": 3, "GPU": 1, "unknown": 3}
-    assert found.torch_versions == {"2.13.0": 3, "3.0": 1, "unknown": 3}
-    assert (found.disagreeing_keys, found.disagreeing_beyond_noise, found.largest_difference) == (2, 1, 0.5)
+    assert counts.dates == ("2025-01-01T00:00:00+00:00", "2026-03-01T00:00:00+00:00")
+    assert counts.devices == {"cpu (x86_64)": 3, "GPU": 1, "unknown": 3}
+    assert counts.torch_versions == {"2.13.0": 3, "3.0": 1, "unknown": 3}
+    assert (counts.disagreeing_keys, counts.disagreeing_beyond_noise, counts.largest_difference) == (2, 1, 0.5)
 
 
 def test_finite_beside_not_finite_is_the_largest_difference() -> None:
@@ -35,5 +35,5 @@ def test_finite_beside_not_finite_is_the_largest_difference() -> None:
 
 
 def test_an_empty_store_holds_nothing() -> None:
-    found = survey(ResultStore("sqlite://"))
-    assert (found.records, found.groups, found.dates) == (0, {}, ("", ""))
+    counts = survey(ResultStore("sqlite://"))
+    assert (counts.records, counts.groups, counts.dates) == (0, {}, ("", ""))

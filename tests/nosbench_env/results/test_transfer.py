@@ -12,7 +12,7 @@ from results import full_provenance, key, random_results, record
 
 from nosbench_env import ResultStore
 from nosbench_env.results import transfer as transfer_module
-from nosbench_env.results.file_format import InvalidResults, format_line, header
+from nosbench_env.results.file_format import MAX_LINE, InvalidResults, format_line, header
 from nosbench_env.results.key import ResultKey, Selection
 from nosbench_env.results.transfer import ImportReport, export_results, import_results, merge_stores
 from nosbench_env.store import Record
@@ -29,9 +29,10 @@ def other(tmp_path: Path) -> ResultStore:
 
 
 def contents(store: ResultStore) -> list[str]:
-    """All records in order, as text: NaN equals no NaN."""
+    """Returns all records in order, as text, since NaN is not equal to itself."""
     return [
-        repr((run.key, replace(run.record, provenance=sorted(run.record.provenance.items())))) for run in store.runs()
+        repr((stored.key, replace(stored.record, provenance=sorted(stored.record.provenance.items()))))
+        for stored in store.records()
     ]
 
 
@@ -71,9 +72,9 @@ def test_lines_are_sorted_by_key_and_then_by_age(store: ResultStore) -> None:
 
 
 def test_a_selection_is_exported_alone(store: ResultStore) -> None:
-    store.add_many([(key(), record(1.0)), (key(task="pfn-1"), record(2.0)), (key(method="probe-1"), record(3.0))])
+    store.add_many([(key(), record(1.0)), (key(task="pfn-1"), record(2.0)), (key(identity="probe-1"), record(3.0))])
     stream = io.BytesIO()
-    assert export_results(store, stream, Selection(task="toy", identity_method="probe-1")).records == 1
+    assert export_results(store, stream, Selection(task="toy", identity="probe-1")).records == 1
     assert b"3.0" in stream.getvalue()
 
 
@@ -110,9 +111,9 @@ def test_records_that_disagree_are_kept_beside_the_first(store: ResultStore) -> 
         ([], "line 1: expected the header of a file of results, got an empty file"),
         (["{}"], "line 1: expected the header"),
         ([header(1), "{}"], "line 2: the field 'task' is missing"),
-        ([header(2), line_of(key(), record(1.0)), ""], "line 3: no JSON"),
-        ([header(2), line_of(key(), record(1.0))], "the header speaks of 2 records, the file holds 1"),
-        ([header(0), line_of(key(), record(1.0))], "the header speaks of 0 records, the file holds 1"),
+        ([header(2), line_of(key(), record(1.0)), ""], "line 3: not JSON"),
+        ([header(2), line_of(key(), record(1.0))], "announces 2 records, but the file has 1"),
+        ([header(0), line_of(key(), record(1.0))], "announces 0 records, but the file has 1"),
         ([header(1), header(1)], "line 2: the field 'task' is missing"),
     ],
 )
@@ -128,7 +129,7 @@ def test_a_wrong_file_changes_nothing(store: ResultStore, lines: list[str], mess
 
 def test_the_last_line_is_checked_before_the_first_is_stored(store: ResultStore) -> None:
     lines = [line_of(text, result) for text, result in random_results(3000)]
-    with pytest.raises(InvalidResults, match="line 3002: no JSON"):
+    with pytest.raises(InvalidResults, match="line 3002: not JSON"):
         import_results(file_of(header(3001), *lines, "{"), store)
     assert not store.path.exists()
 
@@ -158,7 +159,7 @@ def test_a_line_that_never_ends_is_not_read_to_its_end(store: ResultStore) -> No
     stream = io.BufferedReader(io.BytesIO(gzip.compress(bomb)))  # also when packed twice
     with pytest.raises(InvalidResults):
         import_results(stream, store)
-    with pytest.raises(InvalidResults, match="line 1: a line has at most 4,194,304 bytes"):
+    with pytest.raises(InvalidResults, match=f"line 1: .* {MAX_LINE:,} bytes"):
         import_results(io.BufferedReader(io.BytesIO(bomb)), store)
 
 
@@ -166,7 +167,7 @@ def test_a_file_that_swells_too_much_is_refused(store: ResultStore, monkeypatch:
     monkeypatch.setattr(transfer_module, "MAX_BYTES", 10_000)
     line = line_of(key(), record(1.0))
     data = gzip.compress(file_of(header(1000), *[line] * 1000).read())
-    with pytest.raises(InvalidResults, match="a file has at most 10,000 bytes, decompressed"):
+    with pytest.raises(InvalidResults, match="10,000 bytes, decompressed"):
         import_results(io.BufferedReader(io.BytesIO(data)), store)
 
 
@@ -227,7 +228,7 @@ def test_stores_are_merged_in_their_order(store: ResultStore, tmp_path: Path) ->
     assert report == ImportReport(records=4, added=3, duplicates=1, disagreeing=1, largest_difference=0.25)
     assert store.get(key("a"), 1).epoch_means == (1.0,)
     assert store.get(key("b"), 1).epoch_means == (2.0,)
-    assert [len(list(other.runs())) for other in others] == [2, 2]
+    assert [len(list(other.records())) for other in others] == [2, 2]
 
 
 def test_a_store_is_not_merged_with_itself(store: ResultStore, tmp_path: Path) -> None:

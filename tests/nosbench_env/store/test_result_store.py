@@ -1,14 +1,9 @@
 import contextlib
 import math
 import multiprocessing
-import os
-import pickle
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +16,7 @@ NAN = math.nan
 
 
 def change(store: ResultStore, statement: str) -> None:
-    """Changes the database behind the store's back."""
+    """Changes the database without the store."""
     store._database.write(lambda connection, _: connection.exec_driver_sql(statement))
     store.close()
 
@@ -48,7 +43,7 @@ def test_the_first_value_of_an_epoch_stays(store: ResultStore) -> None:
     assert store.get("a", 2) == Record((3.0, 2.0), None, {"run": 1})
     assert store.get("a", 3) == Record((3.0, 2.0, 1.5), None, {"run": 2})
     assert store.get("a", 4) == Record((3.0, 2.0, 1.5, 9.0), None, {"run": 3})
-    assert [run.record.provenance["run"] for run in store.runs()] == [1, 2, 3]  # nothing is overwritten
+    assert [stored.record.provenance["run"] for stored in store.records()] == [1, 2, 3]  # nothing is overwritten
 
 
 def test_a_stopped_training_answers_for_any_length(store: ResultStore) -> None:
@@ -83,8 +78,8 @@ def test_a_stopped_record_of_the_last_epoch_is_nan_later_and_unknown_before(stor
     store.add("a", Record((NAN,), stopped_at=26, first_epoch=4))
     assert store.get("a", 4, last_epoch_only=True) is None
     for epochs in (5, 6, 20):
-        found = store.get("a", epochs, last_epoch_only=True)
-        assert (str(found.epoch_means), found.stopped_at, found.first_epoch) == ("(nan,)", 26, epochs - 1)
+        record = store.get("a", epochs, last_epoch_only=True)
+        assert (str(record.epoch_means), record.stopped_at, record.first_epoch) == ("(nan,)", 26, epochs - 1)
         assert store.get("a", epochs) is None
 
 
@@ -93,7 +88,7 @@ EPOCHS = 5
 
 @st.composite
 def trainings(draw: st.DrawFn) -> Record:
-    """What trainings that disagree about everything may have left."""
+    """Draws records of trainings that disagree about everything."""
     first_epoch, length = draw(st.integers(0, EPOCHS - 1)), draw(st.integers(1, EPOCHS))
     means = tuple(draw(st.floats(0, 1)) for _ in range(length))
     return Record(means, draw(st.sampled_from([None, 7])), {"run": draw(st.integers())}, first_epoch)
@@ -123,57 +118,9 @@ def test_an_answer_once_given_stays(records: list[Record]) -> None:
 def test_floats_are_exact(means: list[float]) -> None:
     store = ResultStore("sqlite://")
     store.add("a", Record(tuple(means)))
-    found = store.get("a", len(means)).epoch_means
-    assert [repr(mean) for mean in found] == [repr(mean) for mean in means]
+    stored = store.get("a", len(means)).epoch_means
+    assert [repr(mean) for mean in stored] == [repr(mean) for mean in means]
     store.close()
-
-
-def test_location_is_the_argument_or_the_variable_or_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NOSBENCH_STORE", str(tmp_path / "variable.sqlite"))
-    assert ResultStore().path == tmp_path / "variable.sqlite"
-    assert ResultStore(f"sqlite:///{tmp_path}/url.sqlite").path == tmp_path / "url.sqlite"
-    assert ResultStore(tmp_path / "path.sqlite").path == tmp_path / "path.sqlite"
-    monkeypatch.delenv("NOSBENCH_STORE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert ResultStore().path.name == "results.sqlite"
-    assert ResultStore("sqlite://").path is None
-
-
-def test_relative_locations_are_bound_to_the_folder_of_their_making(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    stores = [ResultStore("results.sqlite"), ResultStore("sqlite:///results.sqlite")]
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    for number, store in enumerate(stores):
-        store.add(str(number), Record((1.0,)))
-        assert store.path == tmp_path / "results.sqlite"
-    assert len(stores[0]) == 2
-
-
-@pytest.mark.parametrize(
-    "location",
-    ["postgresql://host", "mysql://host", "sqlite:/:/x://", "sqlite+aiosqlite:///x", "sqlite:///x?mode=ro", "", 5],
-)
-def test_other_databases_are_refused(location: str) -> None:
-    with pytest.raises(
-        ValueError, match="store must be a file or a URL, sqlite:///file or postgresql://user@host/database, got"
-    ):
-        ResultStore(location)
-
-
-def test_pickles_and_later_openings_see_the_same_store(location: str, store: ResultStore) -> None:
-    store.add("a", Record((1.0,)))
-    copied = pickle.loads(pickle.dumps(store))
-    copied.add("b", Record((2.0,)))
-    store.close()
-    assert store.get("b", 1).epoch_means == (2.0,)
-    with contextlib.closing(ResultStore(location)) as again:
-        assert again.get("a", 1).epoch_means == (1.0,)
-    copied.close()
 
 
 @pytest.mark.parametrize(
@@ -193,77 +140,35 @@ def test_eight_processes_share_a_new_store(location: str, store: ResultStore, me
     first = store.get("shared", 1)
     store.add("shared", Record((99.0,)))
     assert store.get("shared", 1) == first
-    assert [run.id for run in store.runs()] == list(range(1, 8 * rounds * 2 + 2))
+    assert [stored.id for stored in store.records()] == list(range(1, 8 * rounds * 2 + 2))
     if store.path is not None:
         with sqlite3.connect(store.path) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_an_open_store_survives_a_fork(store: ResultStore) -> None:
-    store.add("parent", Record((1.0,)))
-    child = os.fork()
-    if child == 0:
-        try:
-            store.add("child", Record((2.0,)))
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert store.get("child", 1).epoch_means == (2.0,)
-    assert store.get("parent", 1).epoch_means == (1.0,)
-
-
 def test_a_damaged_record_is_named(store: ResultStore) -> None:
     store.add("a", Record((1.0,)))
     change(store, "UPDATE runs SET epoch_means = '[1.0, \"evil\"]'")
-    with pytest.raises(StoreError, match="damaged at record 1: expected a number, got 'evil'"):
+    with pytest.raises(StoreError, match=r"damaged at record 1: .*'evil'"):
         store.get("a", 1)
 
 
-@pytest.mark.parametrize("where", ["sqlite://", "file"])
-def test_threads_that_open_a_store_at_once_share_it(tmp_path: Path, where: str) -> None:
-    for repetition in range(5):
-        store = ResultStore(tmp_path / f"{repetition}.sqlite" if where == "file" else where)
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: store.add(str(number), Record((1.0,))), range(16)))  # noqa: B023
-        assert len(store) == 16
-        store.close()
-
-
-@pytest.mark.parametrize("location", ["postgresql"], indirect=True)
-def test_threads_that_open_a_store_on_a_server_at_once_share_it(store: ResultStore) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: store.add(str(number), Record((1.0,))), range(16)))
-    assert len(store) == 16
-
-
-def test_a_store_in_memory_serves_all_threads_and_leaves_no_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_records_come_in_order_of_ids_by_prefix_and_after_one(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for location in ("sqlite://", "sqlite:///:memory:", ":memory:"):
-        store = ResultStore(location)
-        store.add("a", Record((1.0,)))
-        with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(lambda _: store.get("a", 1).epoch_means, range(8))) == [(1.0,)] * 8  # noqa: B023
-        store.close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_runs_come_in_order_of_ids_by_prefix_and_after_one(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nosbench_env.store.result_store._PAGE", 3)
     for number in range(10):
         store.add(f"{'ab'[number % 2]}-{number}", Record((float(number), NAN), 5, {"n": number}, number))
-    runs = list(store.runs())
-    assert [run.id for run in runs] == list(range(1, 11))
-    assert [run.key for run in store.runs("b-")] == ["b-1", "b-3", "b-5", "b-7", "b-9"]
-    assert [run.key for run in store.runs("a", after=5)] == ["a-6", "a-8"]
-    assert repr(runs[3].record) == repr(Record((3.0, NAN), 5, {"n": 3}, 3))
-    reading = store.runs(after=8)
+    records = list(store.records())
+    assert [stored.id for stored in records] == list(range(1, 11))
+    assert [stored.key for stored in store.records("b-")] == ["b-1", "b-3", "b-5", "b-7", "b-9"]
+    assert [stored.key for stored in store.records("a", after=5)] == ["a-6", "a-8"]
+    assert repr(records[3].record) == repr(Record((3.0, NAN), 5, {"n": 3}, 3))
+    reading = store.records(after=8)
     assert next(reading).id == 9
     for number in range(5):
         store.add("late", Record((float(number),)))
-    assert [run.id for run in reading] == [10, *range(11, 16)]
+    assert [stored.id for stored in reading] == [10, *range(11, 16)]
 
 
 def test_add_many_skips_what_is_held_exactly(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +185,7 @@ def test_add_many_skips_what_is_held_exactly(store: ResultStore, monkeypatch: py
         ("k1", Record((0.1, 2.0), None, {"a": 1, "b": 1})),
     ]
     assert store.add_many(other) == 4
-    assert len(list(store.runs())) == 12
+    assert len(list(store.records())) == 12
 
 
 def test_delete_forgets_records_and_keeps_aliases(store: ResultStore) -> None:
@@ -290,7 +195,7 @@ def test_delete_forgets_records_and_keeps_aliases(store: ResultStore) -> None:
     assert store.get("key", 1).epoch_means == (2.0,)
     assert store.resolve("alias-0") == "key"
     store.add("key", Record((9.0,)))
-    assert [run.id for run in store.runs()] == [3, 4, 5, 6]  # ids are not used again
+    assert [stored.id for stored in store.records()] == [3, 4, 5, 6]  # ids are not used again
 
 
 def test_an_alias_keeps_its_first_key(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,25 +210,11 @@ def test_an_alias_keeps_its_first_key(store: ResultStore, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("key", ["", "a\0b", "a\ud800", 5, None])
 def test_keys_that_no_database_holds_are_refused(store: ResultStore, key: str) -> None:
-    with pytest.raises(ValueError, match="key must be a text"):
+    with pytest.raises(ValueError, match="key must be"):
         store.add(key, Record((1.0,)))
-    with pytest.raises(ValueError, match="alias must be a text"):
+    with pytest.raises(ValueError, match="alias must be"):
         store.add("key", Record((1.0,)), aliases=[key])
     assert len(store) == 0
-
-
-def test_step_losses_come_back_exactly(store: ResultStore) -> None:
-    losses = np.array([0.1, math.inf, -math.inf, NAN, 5e-324, -0.0])
-    first = store.add("a", Record((1.0,)), step_losses=losses)
-    second = store.add("b", Record((1.0,)))
-    found = store.step_losses(first)
-    assert (found.dtype, found.tobytes()) == (np.float64, losses.tobytes())
-    assert store.step_losses(second) is None
-    with pytest.raises(ValueError, match=r"one loss a step, got an array of shape \(1, 6\)"):
-        store.add("c", Record((1.0,)), step_losses=[losses])
-    assert store.delete([first]) == 1
-    assert store.step_losses(first) is None
-    assert len(store) == 1
 
 
 @pytest.mark.parametrize(
@@ -333,8 +224,8 @@ def test_step_losses_come_back_exactly(store: ResultStore) -> None:
 def test_a_record_that_is_not_as_it_was_stored_is_damaged(store: ResultStore, assignment: str) -> None:
     store.add("a", Record((1.0,), 5, {"seconds": 2}))
     change(store, f"UPDATE runs SET {assignment}")
-    with pytest.raises(StoreError, match=r"damaged at record 1: its checksum is another\. Move it away"):
-        list(store.runs())
+    with pytest.raises(StoreError, match=r"damaged at record 1: .*checksum"):
+        list(store.records())
 
 
 @pytest.mark.parametrize("assignment", ["key = 'b'", "alias = 'y'"])
