@@ -1,4 +1,4 @@
-"""What a search method is: it is asked for programs and told how good they are."""
+"""`Agent`: the interface of a search method."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from nosbench_env.language.search_space import SearchSpace
 
 
 class Agent(Protocol[AnyCandidate]):
-    """A search method. It holds no oracle: `search` asks it, evaluates, and tells it.
+    """A search method, which is asked for programs and told their evaluations.
 
-    What it proposes are programs, or else optimizers of libraries: an `Agent[OptimizerConfig]`.
+    It holds no oracle: `search` asks it, evaluates the programs, and tells it. Most agents propose programs; an
+    `Agent[OptimizerConfig]` proposes optimizers of libraries.
 
-    An agent may also have `metrics() -> dict[str, float]`: figures of how it learns, by name, which `search` writes for
-    TensorBoard whenever they change. They belong to its state.
+    An agent may also have `metrics() -> dict[str, float]`: measures of its learning by name, which `search` writes for
+    TensorBoard whenever they change. They are part of its state.
 
     Attributes:
         name: Its short name, a key of `AGENTS`.
@@ -29,50 +30,60 @@ class Agent(Protocol[AnyCandidate]):
     name: str
 
     def ask(self, n: int = 1) -> list[AnyCandidate]:
-        """Proposes `n` programs. Several may be asked for before any is told."""
+        """Proposes `n` programs. Several calls may come before a `tell`."""
         ...
 
     def tell(self, programs: Sequence[AnyCandidate], evaluations: Sequence[Evaluation[AnyCandidate]]) -> None:
-        """Reports the evaluations of asked programs, in any order and number; some may never be."""
+        """Reports evaluations of asked programs, in any order; some may never be reported."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """What it was made with, as JSON data. Agents of equal configuration propose equal programs."""
+        """Returns its arguments as JSON data. Agents of equal configuration propose equal programs."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state as JSON data. Programs asked for and not yet told are not part of it."""
+        """Returns its state as JSON data, without programs asked for and not yet told."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Returns to a state of `state_dict` of an agent of equal configuration."""
+        """Restores a `state_dict` of an agent of equal configuration."""
         ...
 
 
 class ProgramAgent(Agent[Program], Protocol):
-    """A search method that proposes programs of a search space; `AgentPolicy` plays it through the env.
+    """A search method that proposes programs of a search space, as `AgentPolicy` needs it.
 
     Attributes:
-        space: Where its programs come from.
+        space: The search space of its programs.
     """
 
     space: SearchSpace
 
 
 def check_agent_seed(seed: int) -> int:
-    """`seed` if it is an integer >= 0; without one, a run could be neither repeated nor resumed."""
+    """Returns `seed` if it is an integer >= 0.
+
+    Without a seed, a run could not be repeated or resumed.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or operator.index(seed) < 0:
         raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
     return operator.index(seed)
 
 
 def rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    """A generator's state as JSON data."""
+    """Returns a generator's state as JSON data."""
     return dict(rng.bit_generator.state)
 
 
 def check_number_asked(n: int, name: str = "n") -> int:
-    """`n` if it is a positive integer."""
+    """Returns `n` if it is a positive integer.
+
+    Raises:
+        ValueError: If it is not; the message uses `name`.
+    """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {n!r}")
     return n

@@ -1,4 +1,4 @@
-"""`Events`: what TensorBoard shows of a run."""
+"""`Events`: the events of a run for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from nosbench_env.agents.search import HistoryEntry, SearchResult
+from nosbench_env.agents.history import HistoryEntry, SearchResult
 
 
 class Events:
-    """Writes events into a run's folder, by the number of the query.
+    """Writes the events of a run into its folder.
+
+    Steps are numbers of queries.
 
     Args:
         folder: The run folder.
-        done: Queries that earlier events tell about; what they tell of later ones is void, and will be told again.
-        metrics: The agent's figures after these.
+        done: Queries covered by earlier events. Earlier events of later queries are void and will be written again.
+        metrics: The agent's metrics after these queries.
 
-    The file is made with the first event. Without tensorboard there is none, and a warning says so at once.
+    The file is made with the first event. Without tensorboard no file is made; a warning says so at once.
     """
 
     def __init__(self, folder: Path, done: int, metrics: Mapping[str, float]) -> None:
         self._folder, self._done, self._metrics = folder, done, dict(metrics)
-        self._made: Any = None
-        try:  # now: it takes seconds, which are not to lie between a query and the word of it
+        self._writer: Any = None
+        self._file: Any = None
+        try:  # here, since the import takes seconds that would otherwise delay the report of the first query
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             warnings.warn("no events for TensorBoard are written: pip install tensorboard", stacklevel=2)
-            self._made = _Nothing()
         else:
             self._writer = SummaryWriter
 
     def query(self, entry: HistoryEntry, result: SearchResult) -> None:
-        """Tells of a query, and of the run up to it."""
+        """Writes the events of a query."""
         if entry.loss is not None:
             self._add("search/loss", entry.loss, entry.number)
         if result.best is not None and result.best.loss is not None:
@@ -45,43 +46,28 @@ class Events:
         self._add("search/seconds", entry.seconds, entry.number)
 
     def agent(self, name: str, metrics: Mapping[str, float], queries: int) -> None:
-        """Tells the agent's figures after so many queries, if they are new."""
+        """Writes the agent's metrics after so many queries, if they have changed."""
         if metrics != self._metrics:
             self._metrics = dict(metrics)
             for metric, value in metrics.items():
                 self._add(f"{name}/{metric}", value, queries)
 
     def flush(self) -> None:
-        """Puts all events so far into the file."""
-        if self._made is not None:
-            self._made.flush()
+        """Writes buffered events to the file."""
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
-        """Ends the file."""
-        if self._made is not None:
-            self._made.close()
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
 
     def _add(self, tag: str, value: float, step: int) -> None:
-        if self._made is None:
-            self._made = self._new_file()
-        self._made.add_scalar(tag, value, step)
-
-    def _new_file(self) -> Any:
-        if any(self._folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-            time.sleep(1)  # files are read in the order of their names, which tell the second
-        # TensorBoard passes over events of earlier files from this step on: of queries done after the last saved state.
-        writer: Any = self._writer(str(self._folder), purge_step=self._done + 1, max_queue=1000)
-        return writer
-
-
-class _Nothing:
-    """Takes events where there is no tensorboard."""
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        if self._writer is None:
+            return
+        if self._file is None:
+            if any(self._folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+                time.sleep(1)  # files are read in the order of their names, which hold the time in seconds
+            # TensorBoard ignores events of earlier files from this step on: those of queries after the saved state.
+            self._file = self._writer(str(self._folder), purge_step=self._done + 1, max_queue=1000)
+        self._file.add_scalar(tag, value, step)

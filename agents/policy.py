@@ -1,4 +1,4 @@
-"""`AgentPolicy`: plays a search method through the env, where stable-baselines3 expects a trained model."""
+"""`AgentPolicy`: plays a search method through the env like a model of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ AnyEnv = TypeVar("AnyEnv", bound="gymnasium.Env[Any, Any] | VecEnv")
 
 
 class AgentPolicy:
-    """A policy for `NOSBench-v0` or `NOSBenchToken-v0` that writes the programs an agent proposes, one an episode.
+    """A policy that writes an agent's programs into an env, one in each episode.
 
-    It has the `predict` of a stable-baselines3 model, so that `evaluate_policy`, also sb3-contrib's for masked models,
-    takes random search, evolution and PPO alike. Rewards don't reach `predict`: `wrap` the env, and the agent is told
-    of every finished program.
+    The env is `NOSBench-v0` or `NOSBenchToken-v0`. `predict` is that of a stable-baselines3 model, so `evaluate_policy`
+    (and sb3-contrib's for masked models) treats random search, evolution and PPO alike. `predict` gets no rewards, so
+    `wrap` the env: then the agent is told of every finished program.
 
     Args:
         agent: The search method; its space must be the env's.
-        encoding: What an action is: an "instruction" (`NOSBench-v0`) or a "token" (`NOSBenchToken-v0`). None leaves it
-            to `wrap`, which finds it from the env; without that it is an instruction.
+        encoding: The kind of action: "instruction" (`NOSBench-v0`) or "token" (`NOSBenchToken-v0`). With None, `wrap`
+            takes it from the env; without `wrap` it is "instruction".
 
     >>> from nosbench_env.agents import RandomSearch
     >>> policy = AgentPolicy(RandomSearch(seed=0))
@@ -49,7 +49,7 @@ class AgentPolicy:
         if encoding not in (None, "instruction", "token"):
             raise ValueError(f"encoding must be 'instruction', 'token' or None, got {encoding!r}")
         self.agent, self.encoding = agent, encoding
-        self._writing: dict[int, list[Any]] = {}  # env number -> the actions it is being led through
+        self._writing: dict[int, list[Any]] = {}  # env number -> the actions of its episode
 
     def predict(
         self,
@@ -59,23 +59,23 @@ class AgentPolicy:
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        """The next action for an observation `(d,)`, or for each of several envs `(n, d)`.
+        """Returns the next action for an observation `(d,)`, or for each of several envs `(n, d)`.
 
-        An observation of the empty program starts a new one. The other arguments are there for stable-baselines3
-        and sb3-contrib.
+        An observation of the empty program starts a new program. The other arguments are ignored; stable-baselines3 and
+        sb3-contrib pass them.
 
         Returns:
-            The action, `(5,)` or for tokens `()`, or actions `(n, 5)` or `(n,)`; and `state` as it came.
+            The action, `(5,)` or for tokens `()`, or actions `(n, 5)` or `(n,)`; and `state`, unchanged.
         """
         observations = np.atleast_2d(observation)
         actions = np.stack([self._next_action(number, row) for number, row in enumerate(observations)])
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
     def wrap(self, env: AnyEnv) -> AnyEnv:
-        """The env, or the vector env of stable-baselines3, with the agent told of every program it evaluates.
+        """Wraps an env to tell the agent of each evaluation.
 
-        An env must stay in this process (`DummyVecEnv`, not `SubprocVecEnv`): in another there is only a copy of the
-        agent. A vector env may have its envs anywhere.
+        It may also be a vector env of stable-baselines3, whose envs may run anywhere. A single env must stay in this
+        process (`DummyVecEnv`, not `SubprocVecEnv`): another process would have a copy of the agent.
 
         Raises:
             ValueError: If the env's search space is not the agent's, or its actions are not of the encoding.
@@ -94,26 +94,26 @@ class AgentPolicy:
             "instruction": spaces.MultiDiscrete(list(space.action_sizes)),
             "token": spaces.Discrete(space.token_count),
         }
-        found = next((encoding for encoding, its_actions in known.items() if its_actions == actions), None)
-        if found is None or self.encoding not in (None, found):
+        encoding = next((encoding for encoding, its_actions in known.items() if its_actions == actions), None)
+        if encoding is None or self.encoding not in (None, encoding):
             wanted = {"instruction": "an instruction", "token": "a token", None: "an instruction or a token"}
             raise ValueError(f"an action of the env must be {wanted[self.encoding]}, got {actions}")
-        self.encoding = found
+        self.encoding = encoding
 
     def _next_action(self, number: int, observation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         space = self.agent.space
         rows = observation.reshape(space.max_instructions, -1)
-        # Each number of the observation is one more than what was written, and 0 before: a token a number.
+        # Each written token is a number of the observation above 0.
         written = int(np.count_nonzero(rows if self.encoding == "token" else rows[:, 0]))
         if written == 0:
             self._writing[number] = self._actions(self.agent.ask()[0])
         actions = self._writing.get(number, [])
         if written >= len(actions):
-            raise ValueError("this episode was not begun by this policy; call predict from the first observation on")
+            raise ValueError("this policy did not begin this episode; call predict from the first observation on")
         return np.asarray(actions[written], dtype=np.int64)
 
     def _actions(self, program: Program) -> list[Any]:
-        """All actions that write a program."""
+        """Returns the actions that write a program."""
         space = self.agent.space
         if self.encoding == "token":
             return space.tokens(program)
@@ -121,7 +121,7 @@ class AgentPolicy:
 
 
 class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Tells an agent of every program that the env evaluates."""
+    """A wrapper that tells an agent of each evaluation in the env."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], agent: ProgramAgent) -> None:
         super().__init__(env)
@@ -140,7 +140,7 @@ class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _telling(envs: VecEnv, agent: ProgramAgent) -> VecEnv:
-    """A vector env that tells an agent of every program that is evaluated in it."""
+    """Wraps a vector env to tell an agent of each evaluation in it."""
     from stable_baselines3.common.vec_env import VecEnvWrapper
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 

@@ -1,4 +1,4 @@
-"""Policy gradients: a recurrent network learns, from the losses of the programs it wrote, to write better ones."""
+"""Policy gradients: REINFORCE and the risk-seeking policy gradient over programs."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ from nosbench_env.language.program import InvalidProgram, Program
 from nosbench_env.language.search_space import SearchSpace
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # of evolution; the paper's (Appendix F)
-_REDRAWS = 10  # how often what was told before is drawn again
-_REMEMBERED_LOSSES = 256  # by which rewards are measured
-_WORST = 0.75  # the quantile of the finite ones that is worth nothing
+_REDRAWS = 10  # draws in place of a program that was told before
+_REMEMBERED_LOSSES = 256  # losses that define the scale of rewards
+_WORST = 0.75  # the quantile of the finite losses whose reward is 0
 
 
 class PolicyGradient:
-    """Learns a distribution over programs: REINFORCE, or the risk-seeking policy gradient.
+    """A recurrent policy over programs, trained by REINFORCE or the risk-seeking policy gradient.
 
-    A `TokenPolicy` writes the programs. After every `batch_size` programs told, Adam takes one step up
+    A `TokenPolicy` writes the programs. After every `batch_size` programs told, Adam takes a step that increases
 
         mean of (advantage * log p(program)) + entropy_weight * entropy + queue_weight * mean of (log p(queued program))
 
     *REINFORCE* (Williams, 1992; over update rules: Bello et al., 2017): the advantage is the reward less an exponential
     moving average of the rewards. *Risk-seeking* (Petersen et al., 2021): only the best share `epsilon` of a batch
-    teaches, by how much its rewards are above the quantile there; so it is the best programs that become better, and
-    not the average. The *queue* holds the best programs told so far (Abolafia et al., 2018): a find is taught again
-    and again. With `evolution`, some of the programs asked for are children of earlier ones, as in regularized
-    evolution, and teach like the policy's own (Mundhenk et al., 2021).
+    counts, with the difference of its rewards to the quantile there as advantages. So training improves the best
+    programs instead of the average. The *queue* holds the best programs told so far (Abolafia et al., 2018), which
+    every update learns from. With `evolution`, some of the proposals are children of earlier programs, as in
+    regularized evolution; the policy learns from them as from its own (Mundhenk et al., 2021).
 
-    *Reward.* Measured by the finite losses among the last 256 programs of different keys: 1 for the lowest, 0 for what
-    is no better than the worst quarter, linear between, and 0 for failures. So no loss, however large, drowns the
-    others, and no task needs a scale of its own.
+    *Reward.* The scale is given by the finite losses among the last 256 programs of different keys: 1 for the lowest, 0
+    for the 75 % quantile and above, linear between, and 0 for failures. So a very large loss does not hide the
+    differences between the others, and no task needs a scale of its own.
 
-    *Repeats.* Much of what is proposed is equivalent to what was proposed before, as in random search. It costs no
-    training, and teaches for nothing what not to write: a program of a known key is worth 0, however good it is, or
-    the policy would end up with a single program. And what is written exactly as a program told before is drawn again,
-    up to 10 times.
+    *Repeats.* Many proposals are equivalent to earlier ones, as in random search. They cost no training. A program of a
+    known key gets a reward of 0, however good it is; otherwise the policy would converge to a single program. A
+    proposal with the same text as a program told before is drawn again, up to 10 times.
 
-    What is learned within a few hundred programs depends on what the policy begins with. Take a space with constraints:
-    without them nine of ten programs ignore the gradient.
+    The progress within a few hundred programs depends on the initial policy. Use a space with constraints: without
+    them, nine of ten programs ignore the gradient.
 
     Args:
         space: The search space; the paper's if None.
         seed: Seed of all draws and of the initial weights.
-        risk_seeking: Which of the two.
-        batch_size: Programs told between updates. Published searches take from 100 to 1,000; a search of some hundred
-            programs must learn sooner. This, the learning rate and the queue's weight are the best of a few tried on
-            the toy task, with 200 programs a run, where differences were hardly beyond those between seeds.
-        learning_rate: Adam's. Deep symbolic optimization takes 0.0005 to 0.001, for thousands of updates.
+        risk_seeking: True for the risk-seeking policy gradient, False for REINFORCE.
+        batch_size: Programs told between updates. Published searches use 100 to 1,000; a search of a few hundred
+            programs must learn sooner. This default, the learning rate's and the queue weight's are the best of a few
+            tried on the toy task, with 200 programs a run. The differences there were hardly larger than those between
+            seeds.
+        learning_rate: Learning rate of Adam. Deep symbolic optimization uses 0.0005 to 0.001, for thousands of updates.
         entropy_weight: Weight of the entropy of all choices of a program, in nats (there: 0.005 to 0.03).
         queue_weight: Weight of the queue; None is 0.1 if risk-seeking, and 0 for REINFORCE.
-        epsilon: The share of a batch that teaches if risk-seeking (Petersen et al., 2021: 0.05, of 1,000).
-        entropy_decay: The entropy of a choice counts this much of that of the one before; below 1 it is the first
-            choices, on which the others depend, that are kept open (Landajuela et al., 2021: 0.7).
-        baseline_decay: How much of REINFORCE's baseline a batch leaves.
+        epsilon: The share of a batch that counts if risk-seeking (Petersen et al., 2021: 0.05, of 1,000).
+        entropy_decay: Factor of an entropy from one choice to the next. Below 1, mainly the first choices, on which the
+            others depend, are kept open (Landajuela et al., 2021: 0.7).
+        baseline_decay: Factor of REINFORCE's baseline from one batch to the next.
         queue_size: Programs in the queue, of different keys (Abolafia et al., 2018, and Mundhenk et al., 2021: 10).
-        evolution: The share of children; needs `risk_seeking`, since REINFORCE can only learn from programs of its own.
-        population_size: Of so many programs told last evolution draws parents (the NOSBench paper: 100).
-        tournament_size: So many are drawn, with replacement, and the best becomes the parent (the NOSBench paper: 25).
+        evolution: The share of children. It needs `risk_seeking`, since REINFORCE can learn only from its own programs.
+        population_size: The last programs told, from which evolution draws parents (the NOSBench paper: 100).
+        tournament_size: Programs drawn, with replacement; the best becomes the parent (the NOSBench paper: 25).
         hidden_size: Size of the network's state (Petersen et al., 2021: 32).
-        length: Mean and standard deviation of the lengths that the untrained policy writes; see `TokenPolicy`.
-        uniform_arity: Whether it is drawn to functions of several inputs; see `TokenPolicy`.
+        length: Mean and standard deviation of the lengths under the untrained policy; see `TokenPolicy`.
+        uniform_arity: True for equal probabilities of the arities under the untrained policy; see `TokenPolicy`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -137,8 +137,8 @@ class PolicyGradient:
         with exact_arithmetic():
             self._policy = TokenPolicy(self.space, self._rng, hidden_size, length, uniform_arity)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=learning_rate)
-        self._batch: list[_Told] = []  # since the last update
-        self._stock: list[Program] = []  # written and not yet asked for
+        self._batch: list[_Told] = []  # programs told since the last update
+        self._stock: list[Program] = []  # programs written and not yet proposed
         self._keys: set[str] = set()  # of all programs told
         self._texts: set[str] = set()  # of all programs told, as `_digest`
         self._losses: deque[float] = deque(maxlen=_REMEMBERED_LOSSES)  # of programs of different keys
@@ -148,14 +148,14 @@ class PolicyGradient:
         self._metrics: dict[str, float] = {}
 
     def ask(self, n: int = 1) -> list[Program]:
-        """Proposes `n` programs: the policy's, and among them children of earlier ones if there is evolution."""
+        """Proposes programs of the policy and, with evolution, children of earlier programs."""
         return [self._child() if self._breeds() else self._written() for _ in range(check_number_asked(n))]
 
     def _breeds(self) -> bool:
         return bool(self._evolution and self._population) and self._rng.random() < self._evolution
 
     def _written(self) -> Program:
-        if not self._stock:  # to write a batch costs little more than one program
+        if not self._stock:  # writing a batch takes little more time than writing one program
             with exact_arithmetic():
                 for redraws_left in range(_REDRAWS, -1, -1):
                     missing = self.batch_size - len(self._stock)
@@ -177,10 +177,10 @@ class PolicyGradient:
         return _digest(program) not in self._texts
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Remembers how good programs are, and learns whenever `batch_size` have come together.
+        """Learns from programs, in batches of `batch_size`.
 
-        They need not be programs asked for. One that the policy can't write (see `TokenPolicy.writes`) can be a parent
-        and no more.
+        They need not be programs asked for. A program that the policy can't write (see `TokenPolicy.writes`) only joins
+        the population.
 
         Raises:
             InvalidProgram: If a program is not in the space.
@@ -205,10 +205,10 @@ class PolicyGradient:
         if len(self._batch) == self.batch_size:
             self._update()
             self._batch.clear()
-            self._stock.clear()  # it was the policy's before
+            self._stock.clear()  # written by the policy before the update
 
     def _update(self) -> None:
-        """A step of Adam up the objective."""
+        """Takes a step of Adam that increases the objective."""
         repeated = np.array([told.repeated for told in self._batch])
         rewards = np.where(repeated, 0, self._rewards([told.loss for told in self._batch]))
         advantages = self._advantages(rewards)
@@ -220,7 +220,10 @@ class PolicyGradient:
         self._metrics |= {"reward": rewards.mean().item(), "repeated": repeated.mean().item()}
 
     def _objective(self, programs: Sequence[Program], advantages: NDArray[np.float64]) -> Tensor:
-        """What is to become greater: its gradient is the estimate of the policy gradient, plus the regularizers'."""
+        """Returns the objective to maximize.
+
+        Its gradient is the estimate of the policy gradient plus the regularizers' gradients.
+        """
         n = len(programs)
         queue = [told.program for told in self._queue] if self._queue_weight else []
         logs, entropies = self._policy(self._policy.read([*programs, *queue]))
@@ -255,11 +258,11 @@ class PolicyGradient:
         return rewards - baseline
 
     def metrics(self) -> dict[str, float]:
-        """What the last update saw, for a log; empty before the first.
+        """Returns measures of the last update; none before the first.
 
-        The batch's mean reward, share of repeats, and mean log-probability of a program; the policy's entropy, in nats
-        a program; the baseline, or the quantile of the batch's rewards that teaching began at; the mean log-probability
-        of the queue's programs; and the objective.
+        They are the batch's mean reward, its share of repeats and the mean log-probability of its programs; the
+        policy's entropy, in nats for a program; the baseline, or the quantile of the batch's rewards; the mean
+        log-probability of the queue's programs; and the objective.
         """
         return dict(self._metrics)
 
@@ -316,7 +319,10 @@ class PolicyGradient:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """A program told: its loss, infinite if it failed, its key, and whether that was told before."""
+    """A program told, with its loss (infinite if it failed).
+
+    `repeated` is True if an earlier program had the same key.
+    """
 
     program: Program
     loss: float
@@ -355,7 +361,7 @@ def _check(hyperparameters: Mapping[str, Any]) -> None:
             bounds = f"from 0 to {greatest}" if greatest < math.inf else ">= 0"
             raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
     if hyperparameters["evolution"] and not hyperparameters["risk_seeking"]:
-        raise ValueError("evolution needs risk_seeking: REINFORCE can only learn from programs of its own")
+        raise ValueError("evolution needs risk_seeking: REINFORCE can learn only from its own programs")
 
 
 def _digest(program: Program) -> str:
@@ -375,16 +381,16 @@ def _like(name: str, weights: Tensor) -> Tensor:
 
 
 def _packed(tensors: Iterable[Tensor]) -> str:
-    """Float32 tensors as text: base64 of their numbers, one after the other."""
+    """Returns float32 tensors as text: their numbers in base64."""
     numbers = [tensor.detach().numpy().astype("<f4").tobytes() for tensor in tensors]
     return base64.b64encode(b"".join(numbers)).decode()
 
 
 def _unpacked(text: str, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of `_packed`: tensors of the shapes of others.
+    """Returns the tensors of a `_packed` text, with the shapes of `like`.
 
     Raises:
-        ValueError: If the text does not hold as many numbers.
+        ValueError: If the text holds another count of numbers.
     """
     numbers = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
     if len(numbers) != sum(tensor.numel() for tensor in like):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from nosbench_env.envs.program_env import ProgramEnv
 
-RANKED_LOSSES = 1000  # a loss is ranked among so many told last
-_PATIENCE = 10_000  # episodes that may end outside of the space for one that does not
+RANKED_LOSSES = 1000  # the last losses told, among which a loss is ranked
+_PATIENCE = 10_000  # episodes that may end outside of the space for each one within it
 _METRICS: Mapping[str, str] = MappingProxyType(
     {
         "train/policy_gradient_loss": "policy_loss",
@@ -45,27 +45,26 @@ Rewards = Literal["rank", "loss"]
 
 
 class PPOAgent:
-    """Proximal policy optimization (Schulman et al., 2017), by the code of stable-baselines3 or sb3-contrib.
+    """Proximal policy optimization (Schulman et al., 2017) of stable-baselines3 or sb3-contrib.
 
-    `ask` plays episodes of the env with the policy, side by side; the evaluation at their end, all that an episode
-    pays, comes with `tell`. Episodes lie one after the other in the model's own rollout buffer, in the order in which
-    they were told. Whenever it is full the model trains, with its own `train`. So it learns what it would from playing
-    the env, while the search loop owns the evaluations, their budget and the run folder. Programs told that it was not
-    asked for teach it nothing: it learns from its own choices alone. Episodes whose program is not in the space, as
-    "ppo" writes where there is no mask, are failures that nobody is asked about.
+    `ask` plays episodes of the env with the policy, side by side. The evaluation at the end of an episode, its only
+    reward, comes with `tell`. Episodes are added to the model's own rollout buffer in the order in which they are told,
+    and whenever it is full the model trains with its own `train`. So it learns the same as from playing the env, while
+    the search loop owns the evaluations, their budget and the run folder. Programs that the agent was not asked for are
+    ignored: it learns only from its own choices. Episodes whose program is not in the space, which "ppo" writes since
+    it has no mask, count as failures and are not evaluated.
 
-    Without `masked` this is PPO on `NOSBench-v0`, an instruction an action ("ppo"); with it MaskablePPO on
-    `NOSBenchToken-v0`, a token an action, with exact masks ("maskable-ppo"; needs sb3-contrib).
+    Without `masked` this is PPO on `NOSBench-v0`, with an instruction as action ("ppo"). With it, this is MaskablePPO
+    on `NOSBenchToken-v0`, with a token as action and exact masks ("maskable-ppo"; needs sb3-contrib).
 
-    Rewards are ranks by default: which share of the losses told last a loss is better than, equal ones counted half;
-    failures share the last place. Ranks need no scale, and neither a failure's -20 nor a task's range of losses drowns
-    the differences between good programs. With `rewards="loss"` they are the env's:
-    `max(-loss, failure_reward)`.
+    Rewards are ranks by default: the share of the last losses told that are worse, with equal ones counted half;
+    failures share the last place. Ranks need no scale, and neither a failure's -20 nor a task's range of losses hides
+    the differences between good programs. With `rewards="loss"` they are the env's: `max(-loss, failure_reward)`.
 
-    A program that was asked for before is paid like any other, so a policy may come to write the same few again and
-    again: where the budget counts distinct programs, set a limit of queries beside it.
+    A repeated program is paid like any other, so a policy may converge to a few programs. If the budget counts distinct
+    programs, set a limit of queries beside it.
 
-    It needs many programs: within 800 on the toy task it learned to write fewer harmful ones than random search writes,
+    The agent needs many programs. Within 800 on the toy task it learned to write fewer harmful ones than random search,
     but its best was no better. The defaults are the best of a few tried there, on two seeds.
 
     To do the same with stable-baselines3's own `learn`, without a budget or a run folder, on 16 envs whose programs are
@@ -76,25 +75,25 @@ class PPOAgent:
 
     Args:
         space: The search space; the paper's if None.
-        seed: Seed of the first weights and of all draws, as stable-baselines3 takes it.
-        masked: Whether to choose tokens, of which those that no program goes on with are masked.
+        seed: Seed of the initial weights and of all draws, as in stable-baselines3.
+        masked: True for MaskablePPO on tokens; see above.
         rewards: "rank" or "loss"; see above.
-        failure_reward: With `rewards="loss"`: the reward of a failed program, and the least there is.
-        n_steps: Actions from one update to the next.
+        failure_reward: With `rewards="loss"`, the reward of a failed program, and the lowest reward.
+        n_steps: Actions between updates.
         minibatch_size: Actions in a gradient step (`batch_size` of stable-baselines3).
-        n_epochs: How often an update goes through its actions.
-        learning_rate: Of Adam.
-        gamma: Discount. All that an episode pays comes at its end, so less than 1 favours short programs.
-        gae_lambda: Between one-step estimates of the advantage (0) and the plain return (1).
-        clip_range: How far an update may go from the old policy's probabilities.
-        ent_coef: Weight of the entropy in the objective; more explores more.
+        n_epochs: Passes of an update through its actions.
+        learning_rate: Learning rate of Adam.
+        gamma: Discount. The only reward of an episode comes at its end, so less than 1 favours short programs.
+        gae_lambda: From one-step estimates of the advantage (0) to the plain return (1).
+        clip_range: Clipping range of the ratio of new to old probabilities.
+        ent_coef: Weight of the entropy in the objective; a greater one explores more.
         vf_coef: Weight of the value function's error in the objective.
-        max_grad_norm: Gradients are clipped to it.
-        net_arch: Widths of the hidden layers, of the policy and of the value function each.
+        max_grad_norm: Norm to which gradients are clipped.
+        net_arch: Widths of the hidden layers, for the policy and the value function alike.
 
     Attributes:
-        model: The model of stable-baselines3: `predict`, `save` and `policy` are as ever. It has no env; before a
-            `learn` of its own give it one with `set_env`.
+        model: The model of stable-baselines3, with its usual `predict`, `save` and `policy`. It has no env; call
+            `set_env` before its own `learn`.
 
     Raises:
         ValueError: If an argument is out of range, or `masked` without sb3-contrib.
@@ -149,13 +148,13 @@ class PPOAgent:
         with self._random.in_use():
             self.model = self._make_model()
         self._asked: dict[Program, deque[_Episode]] = {}
-        self._told: deque[tuple[_Episode, float]] = deque()  # with rewards: not yet learned, the first perhaps in part
-        self._learned = 0  # actions of the first of these
+        self._told: deque[tuple[_Episode, float]] = deque()  # episodes not yet learned, the first perhaps in part
+        self._learned = 0  # actions of the first episode that are learned
         self._ranks = _Ranks(RANKED_LOSSES)
         self._metrics: dict[str, float] = {}
 
     def ask(self, n: int = 1) -> list[Program]:
-        """Plays `n` episodes to the end, side by side, and proposes their programs."""
+        """Plays episodes side by side and proposes their programs."""
         programs: list[Program] = []
         failures = 0
         while len(programs) < check_number_asked(n):
@@ -171,16 +170,16 @@ class PPOAgent:
         return programs
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Pays the episodes of these programs, and trains when there are `n_steps` actions."""
+        """Rewards the episodes of these programs, and trains after every `n_steps` actions."""
         for program, evaluation in zip(programs, evaluations, strict=True):
             if not (episodes := self._asked.get(program)):
-                continue  # not of this policy: nothing to learn from
+                continue  # not written by this policy
             self._take(episodes.popleft(), evaluation.loss if evaluation.status == "ok" else math.inf)
             if not episodes:
                 del self._asked[program]
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the last update: losses, entropy and so on, and how many there were; empty before the first."""
+        """Returns measures of the last update, such as losses and entropy; none before the first."""
         return dict(self._metrics)
 
     def config(self) -> dict[str, Any]:
@@ -227,7 +226,7 @@ class PPOAgent:
         self._metrics = state["metrics"]
 
     def _play(self, n: int) -> list[_Episode]:
-        """Episodes of the present policy, as `collect_rollouts` of the model plays them."""
+        """Plays episodes with the present policy, as the model's `collect_rollouts` does."""
         import torch
 
         self._envs += [self._make_env() for _ in range(n - len(self._envs))]
@@ -255,7 +254,7 @@ class PPOAgent:
         return episodes
 
     def _take(self, episode: _Episode, loss: float) -> None:
-        """Adds an episode that ended with this loss (infinite: it failed), and trains if there is enough."""
+        """Adds an episode with its loss (inf for a failure); trains after enough actions."""
         rank = self._ranks.add(loss)
         self._told.append((episode, rank if self.rewards == "rank" else max(-loss, self.failure_reward)))
         while sum(len(episode) for episode, _ in self._told) - self._learned >= self.model.n_steps:
@@ -276,14 +275,14 @@ class PPOAgent:
             self._learned += n_steps
             while self._told and self._learned >= len(self._told[0][0]):
                 self._learned -= len(self._told.popleft()[0])
-            # What the episode cut short was worth where it is cut, as estimated when it was played.
+            # The value at the point where the last episode is cut, as estimated when it was played.
             value = self._told[0][0].values[self._learned] if self._learned else 0.0
             buffer.compute_returns_and_advantage(torch.tensor([value]), np.array([not self._learned]))
             self.model.train()
         self._measure(rewards, lengths)
 
     def _replay(self, episode: _Episode, reward: float) -> Iterator[dict[str, Any]]:
-        """What was seen and done in an episode, step by step, as the rollout buffer's `add` takes it."""
+        """Yields the steps of an episode as arguments of the rollout buffer's `add`."""
         import torch
 
         env = self._envs[0]
@@ -303,14 +302,14 @@ class PPOAgent:
 
     def _measure(self, rewards: Sequence[float], lengths: Sequence[int]) -> None:
         logged = self.model.logger.name_to_value
-        found = {name: float(logged[key]) for key, name in _METRICS.items() if key in logged}
-        found["entropy"] = -found["entropy"]
-        found |= {"mean_reward": float(np.mean(rewards)), "mean_length": float(np.mean(lengths))}
-        found["updates"] = self._metrics.get("updates", 0.0) + 1
-        self._metrics = {name: value for name, value in found.items() if math.isfinite(value)}
+        metrics = {name: float(logged[key]) for key, name in _METRICS.items() if key in logged}
+        metrics["entropy"] = -metrics["entropy"]
+        metrics |= {"mean_reward": float(np.mean(rewards)), "mean_length": float(np.mean(lengths))}
+        metrics["updates"] = self._metrics.get("updates", 0.0) + 1
+        self._metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _make_env(self) -> ProgramEnv:
-        """The env whose episodes are played; nobody evaluates their programs here."""
+        """Makes an env to play episodes in, without evaluating their programs."""
         bounds = self.space.to_json()
         oracle = cast(Oracle, _NoOracle())
         if self.masked:
@@ -335,13 +334,16 @@ class PPOAgent:
             from stable_baselines3 import PPO
 
             model = PPO("MlpPolicy", env, device="cpu", **settings)
-        model.env = None  # it told the spaces; nothing is evaluated in it
+        model.env = None  # it was needed for its spaces alone
         model.set_logger(Logger(folder=None, output_formats=[]))
         return model
 
 
 class _Episode:
-    """An episode played: its actions, what the policy said to each, and the program, if the env would evaluate one."""
+    """A played episode: its actions, with the policy's values and log-probabilities.
+
+    `program` is None if the env would not evaluate one.
+    """
 
     def __init__(self) -> None:
         self.program: Program | None = None
@@ -368,7 +370,7 @@ class _Episode:
 
 
 class _Ranks:
-    """How good a loss is among those before it, of which the last so many count."""
+    """The ranks of losses among the last `size` ones."""
 
     def __init__(self, size: int) -> None:
         self.losses: deque[float] = deque()
@@ -376,7 +378,7 @@ class _Ranks:
         self._sorted: list[float] = []
 
     def add(self, loss: float) -> float:
-        """Adds a loss; returns which share of all kept it is better than, equal ones counted half."""
+        """Adds a loss; returns the share of worse ones, with equal ones counted half."""
         if len(self.losses) == self._size:
             del self._sorted[bisect_left(self._sorted, self.losses.popleft())]
         self.losses.append(loss)
@@ -387,7 +389,7 @@ class _Ranks:
 
 @dataclass(slots=True)
 class _RandomState:
-    """The state of torch's and numpy's global generators as an agent left them; SB3 draws from both."""
+    """An agent's own state of torch's and numpy's global generators, from which SB3 draws."""
 
     torch_state: Any
     numpy_state: Any
@@ -401,9 +403,9 @@ class _RandomState:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Lets the global generators go on from here; afterwards they are as the caller had them.
+        """Uses this state in the block, then restores the caller's.
 
-        What else the caller has set up (threads, default types, gradients switched off) makes no difference either.
+        The block does not depend on other settings of the caller either (threads, default types, gradient mode).
         """
         import torch
 
@@ -440,7 +442,7 @@ class _RandomState:
 
 
 class _NoOracle:
-    """Stands in for an oracle where episodes are played to be evaluated later."""
+    """The oracle of episodes that are evaluated later."""
 
     def query(self, program: Program, *_: Any, **__: Any) -> Evaluation:
         return Evaluation(program, "none", 1, 0, 0.0, "ok", (), "", True, "store")
@@ -462,5 +464,5 @@ def _from_text(text: str) -> dict[str, Any]:
             dict[str, Any],
             torch.load(io.BytesIO(base64.b64decode(text)), map_location="cpu", weights_only=True),
         )
-    except Exception as error:  # torch raises many types for what it did not save
+    except Exception as error:  # torch raises many types for damaged data
         raise ValueError(f"the weights are damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""Random search: every program is drawn anew."""
+"""Random search: independent draws from the search space."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RandomSearch:
         return [self.space.sample(self._rng) for _ in range(check_number_asked(n))]
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Learns nothing."""
+        """Ignores the evaluations."""
 
     def config(self) -> dict[str, Any]:
         """See `Agent.config`."""

@@ -18,18 +18,18 @@ POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # Appendix F
 
 
 class RegularizedEvolution:
-    """Evolves a population: the best of a random tournament gets a mutated child, the oldest program leaves.
+    """Evolves a population: a tournament's winner gets a mutated child, and the oldest leaves.
 
     Args:
         space: The search space; the paper's if None.
         seed: Seed of all draws.
-        start: The program that the whole first population consists of, or None for random programs. The paper starts
-            from AdamW or Adadelta (Figure 1), and from random programs in its study of the cache (Appendix D).
-        population_size: Programs alive.
-        tournament_size: Programs drawn, with replacement, of which the best becomes the parent.
+        start: The program that fills the first population, or None for random programs. The paper starts from AdamW or
+            Adadelta (Figure 1), and from random programs in its study of the cache (Appendix D).
+        population_size: Size of the population.
+        tournament_size: Programs drawn, with replacement; the best of them becomes the parent.
 
-    With `ask(1)` and `tell` in turn this is the paper's algorithm. More programs asked for at once are children of the
-    population as it stands: the asynchronous variant.
+    With `ask(1)` and `tell` in turn this is the paper's algorithm. If several programs are asked for at once, all are
+    children of the present population: the asynchronous variant.
 
     Raises:
         InvalidProgram: If `start` can't be brought into the space.
@@ -58,7 +58,7 @@ class RegularizedEvolution:
         self._population: deque[tuple[Program, float]] = deque(maxlen=population_size)  # with fitness, oldest first
 
     def ask(self, n: int = 1) -> list[Program]:
-        """Proposes the first population, one by one, and then children."""
+        """Proposes the first population, then children."""
         return [self._ask() for _ in range(check_number_asked(n))]
 
     def _ask(self) -> Program:
@@ -70,7 +70,7 @@ class RegularizedEvolution:
         return self.space.mutate(parent, self._rng)  # line 17
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Adds programs to the population; the oldest leave when it is full (lines 19-22)."""
+        """Adds programs to the population; if it is full, the oldest leave (lines 19-22)."""
         for program, evaluation in zip(programs, evaluations, strict=True):
             # A failed program loses every tournament against one that did not fail.
             fitness = -evaluation.loss if evaluation.status == "ok" else -math.inf

@@ -1,11 +1,11 @@
-"""What SMAC computes: initial designs, and the configurations that its model expects most of.
+"""SMAC's computations: initial designs, and configurations with a high expected improvement.
 
 These are the parts of SMAC's `HyperparameterOptimizationFacade`: a random forest on log-scaled costs, the expected
-improvement for such a model, maximized by local and random search. What SMAC puts around them is left out: racing,
-which has nothing to race where a configuration is evaluated once and for all, but compares all pairs of configurations
-(minutes a proposal after 1,000 programs), and output folders.
+improvement for such a model, and its maximization by local and random search. Two other parts of SMAC are left out. One
+is racing: here each configuration is evaluated once, and racing would still compare all pairs of configurations
+(minutes for a proposal after 1,000 programs). The other is output folders.
 
-This module imports SMAC, which takes seconds; agents import it when they are first asked.
+This module imports SMAC, which takes seconds; agents import it at their first `ask`.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ Floats = NDArray[np.float64]
 
 _PERCENTILE = 5  # SMAC's `scale_percentage`
 _LEAST = 1e-10  # SMAC's `VERY_SMALL_NUMBER`
-_LOWEST = 1e-20  # below what SMAC's scale gives for losses of any use; keeps the exponentials of variances finite
+_LOWEST = 1e-20  # lower than SMAC's scale of any useful loss; keeps the exponentials of variances finite
 
 
 def random_design(space: ConfigurationSpace, number: int, seed: int) -> list[Configuration]:
-    """So many configurations, drawn uniformly."""
+    """Draws `number` configurations uniformly."""
     space.seed(seed)
     return [space.sample_configuration() for _ in range(number)]
 
 
 def sobol_design(space: ConfigurationSpace, number: int, seed: int) -> list[Configuration]:
-    """So many configurations of a scrambled Sobol sequence, less those that come twice."""
-    scenario = Scenario(space, deterministic=True, n_trials=number, seed=seed)  # of which the folder is never made
+    """Returns the first `number` configurations of a scrambled Sobol sequence, without repeats."""
+    scenario = Scenario(space, deterministic=True, n_trials=number, seed=seed)  # its folder is never made
     return SobolInitialDesign(scenario, n_configs=number, max_ratio=1.0, seed=seed).select_configurations()
 
 
 def challengers(
     space: ConfigurationSpace, evaluated: Sequence[Configuration], costs: Floats, seed: int, samples: int
 ) -> Iterator[Configuration]:
-    """What to evaluate next, best first; one in twelve is drawn at random instead, as SMAC does.
+    """Yields configurations to evaluate next, best first; one in twelve is random, as in SMAC.
 
     Args:
-        space: Where they come from.
+        space: The space.
         evaluated: The configurations evaluated so far, at least one.
-        costs: What each of them cost, `(n,)`, finite.
-        seed: Of all draws.
-        samples: Random configurations among which the local search finds its starts, beside those evaluated.
+        costs: The cost of each of them, `(n,)`, finite.
+        seed: Seed of all draws.
+        samples: Random configurations from which the local search starts, beside those evaluated.
 
     Yields:
-        Configurations, among which may be some of `evaluated`.
+        Configurations; some of `evaluated` may be among them.
     """
     space.seed(seed)
     scenario = Scenario(space, deterministic=True, seed=seed)
@@ -66,12 +66,18 @@ def challengers(
     maximizer = LocalAndSortedRandomSearch(space, improvement, challengers=samples, seed=seed)
     now_and_then = HyperparameterOptimizationFacade.get_random_design(scenario)
     with _no_mean_of_nothing():
-        found = maximizer.maximize(list(evaluated), random_design=now_and_then)
-        yield from found
+        yield from maximizer.maximize(list(evaluated), random_design=now_and_then)
 
 
 def fitted_forest(space: ConfigurationSpace, vectors: Floats, log_costs: Floats, seed: int) -> RandomForest:
-    """SMAC's random forest, as its facade makes it, of configurations `(n, hyperparameters)` and log costs `(n,)`."""
+    """Fits SMAC's random forest, with the settings of its facade.
+
+    Args:
+        space: The space.
+        vectors: Configurations, `(n, hyperparameters)`.
+        log_costs: Their `log_scaled` costs, `(n,)`.
+        seed: Seed of the forest.
+    """
     forest = RandomForest(
         space,
         log_y=True,
@@ -79,7 +85,7 @@ def fitted_forest(space: ConfigurationSpace, vectors: Floats, log_costs: Floats,
         ratio_features=1.0,
         min_samples_split=2,
         min_samples_leaf=1,
-        # There are no more leaves than points. SMAC allows for 2**20, and scikit-learn makes room for all: a second.
+        # There are no more leaves than points. SMAC allows 2**20, which scikit-learn takes a second to allocate.
         max_leaf_nodes=max(2, len(vectors)),
         seed=seed,
         n_jobs=1,  # threads cost more than such trees
@@ -89,28 +95,29 @@ def fitted_forest(space: ConfigurationSpace, vectors: Floats, log_costs: Floats,
 
 
 def log_scaled(costs: Floats) -> Floats:
-    """Costs as the forest sees them: scaled to 0 to 1 and then their logarithm, as SMAC's log-scaled encoder does.
+    """Scales costs to 0 to 1 and takes their logarithm, as SMAC's log-scaled encoder does.
 
-    The scale begins below the lowest cost, by as much as the 5 % quantile lies above it, so that the logarithm sets
-    good costs apart from each other and not the best from all.
+    The scale begins below the lowest cost, by as much as the 5 % quantile lies above it. So the logarithm spreads all
+    good costs, and not only the best one from the rest.
 
     Args:
         costs: `(n,)`, finite.
 
     Returns:
-        `(n,)`; at most 0, and finite where all are equal, or are so large that SMAC's own scale has a logarithm of 0.
+        `(n,)`, at most 0. They are finite even if all costs are equal, or so large that SMAC's own scale would take the
+        logarithm of 0.
     """
     lowest, highest = costs.min(), costs.max()
     begin = lowest - (np.percentile(costs, _PERCENTILE) - lowest) - _LEAST
     if begin == highest:
         return np.zeros_like(costs)
-    found: Floats = np.log(np.maximum((costs - begin) / (highest - begin), _LOWEST))
-    return found
+    scaled: Floats = np.log(np.maximum((costs - begin) / (highest - begin), _LOWEST))
+    return scaled
 
 
 @contextmanager
 def _no_mean_of_nothing() -> Iterator[None]:
-    """Silences numpy where SMAC's local search takes, for its log, the mean time of no steps."""
+    """Silences numpy's warnings when SMAC's local search logs the mean time of no steps."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         warnings.filterwarnings("ignore", "invalid value encountered in scalar divide", RuntimeWarning)

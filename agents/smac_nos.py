@@ -1,33 +1,34 @@
-"""SMAC_NOS: Bayesian optimization over programs with SMAC's random forest (paper, Section 4.1 and Appendix F)."""
+"""SMAC_NOS: Bayesian optimization over programs with SMAC's random forest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from nosbench_env.agents.agent import check_agent_seed
 from nosbench_env.agents.smac_search import CHALLENGERS, RETRAIN_AFTER, SmacSearch
 from nosbench_env.agents.smac_spaces import check_installed, program_config_space, program_configuration, program_of
-from nosbench_env.evaluation import Evaluation
 from nosbench_env.language.program import Program
 from nosbench_env.language.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from ConfigSpace import Configuration
 
 INITIAL_CONFIGS = 10  # the paper's code
 
 
-class SmacNOS:
-    """Proposes the programs of which a random forest expects most, after a few random ones.
+class SmacNOS(SmacSearch[Program]):
+    """Proposes random programs, then those with the highest expected improvement under a random forest.
 
-    The paper names the forest and the log expected improvement (Appendix F); its code, the random initial design. All
-    else is as SMAC's `HyperparameterOptimizationFacade` has it. (The code's `BlackBoxFacade` has no forest but a
-    Gaussian process.)
+    The forest and the log expected improvement are the paper's (Section 4.1 and Appendix F), the random initial design
+    its code's. All else follows SMAC's `HyperparameterOptimizationFacade`. (The code uses `BlackBoxFacade`, which has a
+    Gaussian process in place of a forest.)
 
     Args:
         space: The search space; the paper's if None. It can't have constraints.
         seed: Seed of all draws.
         initial_configs: Random programs to begin with.
-        retrain_after: Proposals for which the forest is fitted once.
-        challengers: Random programs among which each round looks for promising ones.
+        retrain_after: Proposals between two fits of the forest.
+        challengers: Random programs from which each round starts its local search.
 
     Raises:
         ValueError: If SMAC is not installed, the space has constraints, or a number is not positive.
@@ -45,45 +46,16 @@ class SmacNOS:
     ) -> None:
         check_installed("smac", "ConfigSpace")
         self.space = space or SearchSpace()
-        self.seed = check_agent_seed(seed)
         configurations = program_config_space(self.space)
-
-        def initial_design(number: int, seed: int) -> Any:
-            from nosbench_env.agents.smac_model import random_design
-
-            return random_design(configurations, number, seed)
-
-        self._search = SmacSearch[Program](
-            configurations,
-            program_of,
-            program_configuration,
-            initial_design,
-            self.seed,
-            initial_configs,
-            retrain_after,
-            challengers,
+        super().__init__(
+            configurations, program_of, program_configuration, seed, initial_configs, retrain_after, challengers
         )
 
-    def ask(self, n: int = 1) -> list[Program]:
-        """Proposes programs; none twice, unless the space is exhausted."""
-        return self._search.ask(n)
+    def _initial_design(self, number: int, seed: int) -> Iterable[Configuration]:
+        from nosbench_env.agents.smac_model import random_design
 
-    def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Learns from results.
-
-        Raises:
-            InvalidProgram: If a program is not in the space.
-        """
-        self._search.tell(programs, evaluations)
+        return random_design(self._configurations, number, seed)
 
     def config(self) -> dict[str, Any]:
         """See `Agent.config`."""
-        return {"space": self.space.to_json(), "seed": self.seed} | self._search.config()
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Agent.state_dict`."""
-        return self._search.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Agent.load_state_dict`."""
-        self._search.load_state_dict(state)
+        return {"space": self.space.to_json()} | super().config()

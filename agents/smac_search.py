@@ -1,4 +1,4 @@
-"""`SmacSearch`: SMAC's search as `ask` and `tell`, of which `SmacNOS` and `SmacHPO` are made.
+"""`SmacSearch`: SMAC's search as `ask` and `tell`, the common part of `SmacNOS` and `SmacHPO`.
 
 SMAC is "Sequential Model-based Algorithm Configuration" (Hutter et al., 2011; SMAC3: Lindauer et al., 2022).
 """
@@ -6,62 +6,62 @@ SMAC is "Sequential Model-based Algorithm Configuration" (Hutter et al., 2011; S
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
 
-from nosbench_env.agents.agent import check_number_asked
+from nosbench_env.agents.agent import check_agent_seed, check_number_asked
 from nosbench_env.candidates.candidate import AnyCandidate, candidate_from_json
 from nosbench_env.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from ConfigSpace import Configuration, ConfigurationSpace
 
-RETRAIN_AFTER, CHALLENGERS = 8, 10_000  # those of SMAC's HyperparameterOptimizationFacade
+RETRAIN_AFTER, CHALLENGERS = 8, 10_000  # as in SMAC's HyperparameterOptimizationFacade
 CRASH_COST = 2.0**31  # the paper's code
 _TRIES = 100  # draws for something new before a small space counts as exhausted
 
 
-class SmacSearch(Generic[AnyCandidate]):
-    """Proposes an initial design, and then round by round what SMAC's model expects most of.
+class SmacSearch(ABC, Generic[AnyCandidate]):
+    """Proposes an initial design, then in rounds the candidates with the highest expected improvement.
 
-    A round fits the model to all that was told and yields `retrain_after` proposals. It has a seed of its own, made of
-    the agent's and its number, and so depends on nothing but that and what was told: the state is a list of results,
-    a queue and a count, and a search continued after loading it proposes what it would have proposed.
+    A round fits SMAC's model to all results and yields `retrain_after` proposals. Its seed is made from the agent's
+    seed and its number, so a round depends only on these and on the results. The state is therefore a list of results,
+    a queue and a count, and a search resumed from it proposes the same.
 
-    Nothing is proposed that was told, or asked and not yet told, unless the space is exhausted.
+    A candidate that was told or asked for is not proposed again, unless the space is exhausted.
 
-    A candidate that fails costs 2**31, as in the paper's code, and so does one with an even higher loss.
+    A failed candidate costs 2**31, as in the paper's code, and so does one with a loss above that.
 
     Args:
-        space: The configurations.
-        candidate_of: What a configuration stands for.
-        configuration_of: The inverse; raises a ValueError for what is not in the space.
-        initial_design: Gives so many first configurations, from a number and a seed.
+        configurations: The space.
+        candidate_of: Returns the candidate of a configuration.
+        configuration_of: The inverse; raises a ValueError for a candidate that is not in the space.
         seed: Seed of all draws.
         initial_configs: Size of the initial design.
-        retrain_after: Proposals for which the model is fitted once.
-        challengers: Random configurations among which each round looks for promising ones.
+        retrain_after: Proposals between two fits of the model.
+        challengers: Random configurations from which each round starts its local search.
 
     Raises:
-        ValueError: If one of these three is not a positive integer.
+        ValueError: If the seed is not an integer >= 0, or one of the last three is not a positive integer.
     """
 
     def __init__(
         self,
-        space: ConfigurationSpace,
+        configurations: ConfigurationSpace,
         candidate_of: Callable[[Configuration], AnyCandidate],
         configuration_of: Callable[[AnyCandidate, ConfigurationSpace], Configuration],
-        initial_design: Callable[[int, int], Iterable[Configuration]],
         seed: int,
         initial_configs: int,
         retrain_after: int,
         challengers: int,
     ) -> None:
-        self._space, self._candidate_of, self._configuration_of = space, candidate_of, configuration_of
-        self._initial_design, self._seed = initial_design, seed
+        self._configurations = configurations
+        self._candidate_of, self._configuration_of = candidate_of, configuration_of
+        self.seed = check_agent_seed(seed)
         self._initial_configs = check_number_asked(initial_configs, "initial_configs")
         self._retrain_after = check_number_asked(retrain_after, "retrain_after")
         self._challengers = check_number_asked(challengers, "challengers")
@@ -70,8 +70,12 @@ class SmacSearch(Generic[AnyCandidate]):
         self._pending: set[AnyCandidate] = set()
         self._told: dict[AnyCandidate, tuple[Configuration, float]] = {}  # with its loss; inf if it failed
 
+    @abstractmethod
+    def _initial_design(self, number: int, seed: int) -> Iterable[Configuration]:
+        """Returns the first configurations."""
+
     def ask(self, n: int = 1) -> list[AnyCandidate]:
-        """Proposes `n`, of as many rounds as it takes."""
+        """Proposes candidates; none twice, unless the space is exhausted."""
         asked = []
         for _ in range(check_number_asked(n)):
             if not self._queue:
@@ -83,7 +87,7 @@ class SmacSearch(Generic[AnyCandidate]):
     def _next_round(self) -> list[AnyCandidate]:
         from nosbench_env.agents.smac_model import challengers, random_design
 
-        seed = int(np.random.SeedSequence((self._seed, self._round)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.seed, self._round)).generate_state(1)[0])
         self._round += 1
         wanted = self._initial_configs if self._round == 1 else self._retrain_after
         proposals: Iterable[Configuration]
@@ -92,43 +96,40 @@ class SmacSearch(Generic[AnyCandidate]):
         elif self._told:
             configurations, losses = zip(*self._told.values(), strict=True)
             costs = np.minimum(losses, CRASH_COST)
-            proposals = challengers(self._space, configurations, costs, seed, self._challengers)
+            proposals = challengers(self._configurations, configurations, costs, seed, self._challengers)
         else:
             proposals = ()
-        found = self._new(proposals, wanted)
-        if len(found) < wanted:  # the space is small, or nothing is known yet
-            found |= self._new(random_design(self._space, wanted * _TRIES, seed), wanted - len(found), found)
-        return list(found) or [self._candidate_of(*random_design(self._space, 1, seed))]
-
-    def _new(
-        self, proposals: Iterable[Configuration], wanted: int, found: Iterable[AnyCandidate] = ()
-    ) -> dict[AnyCandidate, None]:
-        """The first so many of the proposals that were neither told nor asked for nor found."""
         new: dict[AnyCandidate, None] = {}
-        known = set(found)
+        self._add_new(proposals, wanted, new)
+        if len(new) < wanted:  # the space is small, or there are no results yet
+            self._add_new(random_design(self._configurations, wanted * _TRIES, seed), wanted, new)
+        return list(new) or [self._candidate_of(*random_design(self._configurations, 1, seed))]
+
+    def _add_new(self, proposals: Iterable[Configuration], wanted: int, new: dict[AnyCandidate, None]) -> None:
+        """Adds proposals that were neither told nor asked for to `new`, until it has `wanted`."""
         for configuration in proposals:
             candidate = self._candidate_of(configuration)
-            if candidate not in self._told and candidate not in self._pending and candidate not in known:
+            if candidate not in self._told and candidate not in self._pending:
                 new[candidate] = None
             if len(new) == wanted:
                 break
-        return new
 
     def tell(self, candidates: Sequence[AnyCandidate], evaluations: Sequence[Evaluation[AnyCandidate]]) -> None:
-        """Learns from results; of what is told twice, the first counts.
+        """Learns from results. If a candidate is told twice, the first result counts.
 
         Raises:
             ValueError: If a candidate is not in the space.
         """
-        configurations = [self._configuration_of(candidate, self._space) for candidate in candidates]
+        configurations = [self._configuration_of(candidate, self._configurations) for candidate in candidates]
         for candidate, configuration, evaluation in zip(candidates, configurations, evaluations, strict=True):
             loss = evaluation.loss if evaluation.status == "ok" else math.inf
             self._told.setdefault(candidate, (configuration, loss))
             self._pending.discard(candidate)
 
     def config(self) -> dict[str, Any]:
-        """What it was made with, but for the space and the seed."""
+        """See `Agent.config`."""
         return {
+            "seed": self.seed,
             "initial_configs": self._initial_configs,
             "retrain_after": self._retrain_after,
             "challengers": self._challengers,
@@ -153,7 +154,7 @@ class SmacSearch(Generic[AnyCandidate]):
         self._told = {}
         for data, loss in state["told"]:
             candidate = self._read(data)
-            configuration = self._configuration_of(candidate, self._space)
+            configuration = self._configuration_of(candidate, self._configurations)
             self._told[candidate] = configuration, math.inf if loss is None else loss
 
     def _read(self, data: Any) -> AnyCandidate:

@@ -1,4 +1,4 @@
-"""The search spaces of SMAC: programs and optimizers with hyperparameters as configurations of ConfigSpace, both ways.
+"""The search spaces of SMAC: programs and optimizers as configurations of ConfigSpace, and back.
 
 They need ConfigSpace: `pip install 'nosbench_env[smac]'`. It is imported at the first call.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_installed(*packages: str) -> None:
-    """Raises a ValueError that says what to install if one of the extra's packages is not there."""
+    """Raises a ValueError that names the extra if a package is missing."""
     for package in packages:
         if find_spec(package) is None:
             raise ValueError(f"searching with SMAC needs {package}: pip install 'nosbench_env[smac]'")
@@ -33,21 +33,21 @@ def check_installed(*packages: str) -> None:
 
 
 def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace:
-    """The programs of a search space as a ConfigSpace (paper, Appendix F).
+    """Returns the programs of a search space as a ConfigSpace (paper, Appendix F).
 
-    First comes the `length`, an integer. Instruction 1, 2, ... has a `function_1`, a category, the slots `input_1_1`,
-    `input_1_2` and `input_1_3` that it reads, as far as the function takes so many, and the slot `output_1` that it
-    writes; all of them only where the program is so long. Slots are integers, as in the paper's code. A uniform sample
-    is distributed as `SearchSpace.sample` is.
+    The first hyperparameter is the `length`, an integer. Instruction 1 has the category `function_1`, the input slots
+    `input_1_1`, `input_1_2` and `input_1_3`, as many as the function takes, and the output slot `output_1`; likewise
+    for instructions 2, 3, ... up to the length. Slots are integers, as in the paper's code. A uniform sample has the
+    distribution of `SearchSpace.sample`.
 
-    The paper's code allows for 14 instructions, where the paper says 20, and as many is the default here.
+    The default length is the paper's 20 instructions; its code allows 14.
 
     Args:
         space: The bounds; the paper's if None.
 
     Raises:
-        ValueError: If ConfigSpace is not installed, or `space` has constraints: how instructions hang together is
-            nothing that conditions between hyperparameters could express.
+        ValueError: If ConfigSpace is not installed, or `space` has constraints. Conditions between hyperparameters
+            can't express them, since they concern the dependencies between instructions.
     """
     check_installed("ConfigSpace")
     from ConfigSpace import (
@@ -64,13 +64,13 @@ def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace
             f"a ConfigSpace can't express the constraints {', '.join(space.constraints)}: give a search space without"
         )
     length = _integer("length", 1, space.max_instructions)
-    found: list[Hyperparameter[Any, Any]] = [length]
+    hyperparameters: list[Hyperparameter[Any, Any]] = [length]
     conditions: list[Any] = []
     for number in range(1, space.max_instructions + 1):
         function = Categorical(f"function_{number}", list(FUNCTIONS))
         inputs = [_integer(_input(number, place), 0, space.memory_size - 1) for place in range(MAX_ARITY)]
         output = _integer(f"output_{number}", FIRST_WRITABLE_SLOT, space.memory_size - 1)
-        found += [function, *inputs, output]
+        hyperparameters += [function, *inputs, output]
         for hyperparameter in (function, *inputs, output):
             needed: list[Any] = []
             if number > 1:
@@ -82,12 +82,12 @@ def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace
             if needed:
                 conditions.append(needed[0] if len(needed) == 1 else AndConjunction(*needed))
     configurations = ConfigurationSpace(name="programs")
-    configurations.add(*found, *conditions)
+    configurations.add(*hyperparameters, *conditions)
     return configurations
 
 
 def program_of(configuration: Configuration) -> Program:
-    """The program that a configuration of `program_config_space` stands for."""
+    """Returns the program of a configuration of `program_config_space`."""
     instructions = []
     for number in range(1, int(configuration["length"]) + 1):
         function = str(configuration[f"function_{number}"])
@@ -97,7 +97,7 @@ def program_of(configuration: Configuration) -> Program:
 
 
 def program_configuration(program: Program, configurations: ConfigurationSpace) -> Configuration:
-    """The configuration that stands for a program; the inverse of `program_of`.
+    """Returns the configuration of a program; the inverse of `program_of`.
 
     Raises:
         InvalidProgram: If the program is not in the space.
@@ -116,8 +116,8 @@ def _input(number: int, place: int) -> str:
 
 # --- Optimizers -------------------------------------------------------------------------------------------------------
 
-# The space of the paper's SMAC_HPO, as its code has it: hyperparameter -> (lowest, highest, default), on a log scale.
-# Those that begin with `inv_` stand for 1 less themselves.
+# The space of the paper's SMAC_HPO, as in its code: hyperparameter -> (lowest, highest, default), on a log scale.
+# `inv_beta1` is 1 less beta1, and so on.
 _RANGES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         "lr": (1e-8, 5.0, 1e-3),
@@ -141,20 +141,21 @@ _OWN: Mapping[str, Sequence[str]] = MappingProxyType(
         "RMSprop": ("momentum", "inv_alpha"),
     }
 )
-# What is not searched for: PyTorch's defaults, spelled out since defaults change and stand in keys of results.
+# PyTorch's defaults of the hyperparameters that are not searched. They are given explicitly, since defaults may change
+# and keys of results hold them.
 _EPS: Mapping[str, float] = MappingProxyType(
     {"Adam": 1e-8, "AdamW": 1e-8, "Adadelta": 1e-6, "Adagrad": 1e-10, "RMSprop": 1e-8}
 )
-_DIGITS = 6  # significant ones of a number; readable, short in keys, and the same after there and back
-_DECIMALS = _DIGITS + 5  # so many has 1 less a number of at least 1e-5
+_DIGITS = 6  # significant digits of a number: readable, short in keys, and the same after a round trip
+_DECIMALS = _DIGITS + 5  # decimals of 1 less a number of at least 1e-5
 
 
 def optimizer_config_space() -> ConfigurationSpace:
-    """The optimizers of PyTorch among which the paper's SMAC_HPO searches, as a ConfigSpace (Section 4.1).
+    """Returns the optimizers of the paper's SMAC_HPO as a ConfigSpace (Section 4.1).
 
-    The ranges are those of the paper's code, which however trains with a learning rate of 1 whatever is drawn; here
-    `lr` is used. Numbers stand there as decimal logarithms (`log10_lr`), since ConfigSpace rounds to 13 decimals, which
-    leaves nothing of 1e-15.
+    The ranges are those of the paper's code. That code trains with a learning rate of 1 whatever it draws; here `lr` is
+    used. Numbers are decimal logarithms (`log10_lr`), since ConfigSpace rounds to 13 decimals, which would turn 1e-15
+    into 0.
 
     Raises:
         ValueError: If ConfigSpace is not installed.
@@ -178,7 +179,7 @@ def optimizer_config_space() -> ConfigurationSpace:
 
 
 def optimizer_of(configuration: Configuration) -> OptimizerConfig:
-    """The optimizer that a configuration of `optimizer_config_space` stands for, its numbers rounded to six digits."""
+    """Returns the optimizer of a configuration of `optimizer_config_space`, with six digits for each number."""
     name = str(configuration["optimizer"])
     values: dict[str, Any] = {}
     for key in (*_COMMON, *_OWN[name]):
@@ -192,7 +193,7 @@ def optimizer_of(configuration: Configuration) -> OptimizerConfig:
 
 
 def optimizer_configuration(optimizer: OptimizerConfig, configurations: ConfigurationSpace) -> Configuration:
-    """The configuration that stands for an optimizer; of one that comes from `optimizer_of`, its inverse.
+    """Returns the configuration of an optimizer; the inverse of `optimizer_of`.
 
     Raises:
         ValueError: If the optimizer is not in the space.

@@ -1,4 +1,4 @@
-"""`TokenPolicy`: a recurrent network that writes programs token by token, and knows how probable each was."""
+"""`TokenPolicy`: a recurrent network that writes programs token by token."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nosbench_env.language.draft import ARITIES, FIRST_SLOT_TOKEN, MAX_ARITY, ST
 from nosbench_env.language.program import FIRST_WRITABLE_SLOT, Program
 from nosbench_env.language.search_space import SearchSpace
 
-# What is chosen next: the length, a function, its first, second or third input, the output, or nothing any more.
+# The kinds of choices: the length, a function, its first, second or third input, the output, or none after the end.
 _LENGTH, _FUNCTION, _OUTPUT, _DONE = 0, 1, MAX_ARITY + 2, MAX_ARITY + 3
-_ARITIES = np.array([*ARITIES, 0])  # the last is STOP's
+_ARITIES = np.array([*ARITIES, 0])  # the last is that of STOP
 
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """Programs as the network reads them, `T` choices long; what is shorter is filled up.
+    """Programs in the form that the network reads: `T` choices each, padded.
 
     Attributes:
-        features: What it sees before each choice, `(T, n, features)` float32.
-        masks: What was allowed, `(T, n, choices)`.
-        choices: What was chosen, `(T, n)`.
+        features: The network's inputs before each choice, `(T, n, features)` float32.
+        masks: The allowed choices, `(T, n, choices)`.
+        choices: The choices made, `(T, n)`.
     """
 
     features: Tensor
@@ -36,25 +36,25 @@ class Lessons:
 
 
 class TokenPolicy(nn.Module):
-    """A distribution over the programs of a space: a GRU over the token encoding (see `grammar`).
+    """A distribution over the programs of a space, by a GRU over their tokens.
 
-    The first choice is the program's length, and then come the tokens of a program of that length. Before each the
-    network sees the one before, what kind comes next, the function whose inputs are being written, which slots have
-    been written, and how many instructions are left. Its output layer reads these beside the GRU's state, so that what
-    often follows what is learned within a few updates. Forbidden tokens have probability 0, so every program it draws
-    is in the space.
+    `Draft` describes the tokens. The first choice is the program's length; the tokens of a program of that length
+    follow. The inputs before each choice are the choice before, the kind of the next one, the function whose inputs are
+    being written, the slots written so far, and the number of instructions left. The output layer reads them beside the
+    GRU's state, so frequent successions are learned within a few updates. Forbidden tokens have probability 0, so every
+    program drawn is in the space.
 
-    The output layer begins at zero. So the untrained policy is the prior, and without one it draws the programs of
+    The output layer starts at zero, so the untrained policy is the prior. Without a prior it has the distribution of
     `SearchSpace.sample`.
 
     Args:
         space: The search space.
         rng: Draws the initial weights.
         hidden_size: Size of the GRU's state.
-        length: Mean and standard deviation of the lengths before training, of a normal distribution cut off at both
-            ends (as the soft length prior of deep symbolic optimization, Landajuela et al., 2021); None for uniform
+        length: Mean and standard deviation of the lengths before training, of a normal distribution truncated at both
+            ends (like the soft length prior of deep symbolic optimization, Landajuela et al., 2021); None for uniform
             lengths.
-        uniform_arity: Whether functions of one, two and three inputs are equally likely before training (there are 16,
+        uniform_arity: True to make functions of one, two and three inputs equally likely before training (there are 16,
             8 and 2), as in deep symbolic optimization's prior of that name.
 
     Raises:
@@ -75,7 +75,7 @@ class TokenPolicy(nn.Module):
         self._space = space
         self._prior = torch.from_numpy(_prior(space, length, uniform_arity))
         features = _Cursors(space, 1).features().shape[1]
-        # Made without values: torch's initialization would draw from the process's random stream.
+        # Made on "meta", without values: torch's initialization would draw from the process's random stream.
         self._gru = nn.GRU(features, hidden_size, device="meta").to_empty(device="cpu")
         self._head = nn.Linear(hidden_size + features, len(self._prior), device="meta").to_empty(device="cpu")
         bound = 1 / math.sqrt(hidden_size)  # torch's default
@@ -98,7 +98,10 @@ class TokenPolicy(nn.Module):
         return [draft.program for draft in cursors.drafts]
 
     def writes(self, program: Program) -> bool:
-        """Whether it can write the program at all: constraints leave a few out (see `Draft`) that the space has."""
+        """Returns True if the policy can write a program.
+
+        With constraints it can't write a few programs of the space (see `Draft`).
+        """
         try:
             draft = self._space.draft(len(program))
             for token in self._space.tokens(program):
@@ -109,7 +112,7 @@ class TokenPolicy(nn.Module):
         return True
 
     def read(self, programs: Sequence[Program]) -> Lessons:
-        """Prepares programs that it can write for the network."""
+        """Prepares programs for the network; the policy must be able to write them."""
         columns = [[self._space.token_count + len(program) - 1, *self._space.tokens(program)] for program in programs]
         choices = np.full((max(map(len, columns)), len(columns)), STOP)
         for number, column in enumerate(columns):
@@ -123,9 +126,9 @@ class TokenPolicy(nn.Module):
         return Lessons(torch.stack(features), torch.stack(masks), torch.from_numpy(choices))
 
     def forward(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
-        """The log-probability of each choice, and the entropy of all there were: both `(T, n)`.
+        """Returns the log-probability of each choice and the entropy of its alternatives, both `(T, n)`.
 
-        Both are 0 beyond a program's end, so that the sum of a column is the program's.
+        Both are 0 after a program's end, so the sum of a column is that of the program.
         """
         hidden, _ = self._gru(lessons.features)
         logs = self._logs(hidden, lessons.features, lessons.masks)
@@ -138,7 +141,7 @@ class TokenPolicy(nn.Module):
 
 
 class _Cursors:
-    """Where each of several programs stands while they are written, or read, choice by choice together."""
+    """The positions of several programs that are written, or read, choice by choice together."""
 
     def __init__(self, space: SearchSpace, n: int) -> None:
         self._space = space
@@ -146,7 +149,7 @@ class _Cursors:
         self._rows = np.arange(n)
         self._kinds = _allowed_kinds(space)
         self.expected = np.full(n, _LENGTH)
-        self.left = np.zeros(n, dtype=np.int64)  # instructions that are not complete
+        self.left = np.zeros(n, dtype=np.int64)  # instructions not yet complete
         self._previous = np.full(n, self._kinds.shape[1])  # none yet
         self._function = np.full(n, STOP)
         self._written = np.zeros((n, space.memory_size), dtype=np.bool_)
@@ -156,7 +159,10 @@ class _Cursors:
         return bool((self.expected == _DONE).all())
 
     def masks(self) -> NDArray[np.bool_]:
-        """Which choices are allowed: `(n, choices)`. A finished program has one, STOP, which changes nothing."""
+        """Returns the allowed choices, `(n, choices)`.
+
+        A finished program has a single one, STOP, which changes nothing.
+        """
         masks: NDArray[np.bool_] = self._kinds[self.expected]
         if self._space.constraints:
             for row, draft in enumerate(self.drafts):
@@ -165,7 +171,7 @@ class _Cursors:
         return masks
 
     def features(self) -> NDArray[np.float32]:
-        """What the network sees: `(n, features)`, all 0 or 1."""
+        """Returns the network's inputs, `(n, features)`, all 0 or 1."""
         kinds, choices = self._kinds.shape
         numbers = (self._previous, self.expected, self._function, self.left)
         starts = np.cumsum([0, choices + 1, kinds, STOP + 1, self._space.max_instructions + 1])
@@ -176,7 +182,7 @@ class _Cursors:
         return features
 
     def push(self, choices: NDArray[np.int64]) -> None:
-        """Makes an allowed choice for each; finished programs stay as they are."""
+        """Makes an allowed choice for each program; finished programs stay unchanged."""
         expected = self.expected
         if expected[0] == _LENGTH:  # for one, so for all
             self.left = choices - self._space.token_count + 1
@@ -197,7 +203,7 @@ class _Cursors:
 
 
 def _allowed_kinds(space: SearchSpace) -> NDArray[np.bool_]:
-    """The choices of each kind: `(kinds, choices)`; they are the tokens, and then the lengths from 1 on."""
+    """Returns the choices of each kind, `(kinds, choices)`: the tokens, then the lengths from 1 on."""
     kinds = np.zeros((_DONE + 1, space.token_count + space.max_instructions), dtype=np.bool_)
     tokens = kinds[:, : space.token_count]
     kinds[_LENGTH, space.token_count :] = True
@@ -209,7 +215,7 @@ def _allowed_kinds(space: SearchSpace) -> NDArray[np.bool_]:
 
 
 def _prior(space: SearchSpace, length: tuple[float, float] | None, uniform_arity: bool) -> NDArray[np.float32]:
-    """The untrained policy's logits: `(choices,)`."""
+    """Returns the logits of the untrained policy, `(choices,)`."""
     prior = np.zeros(space.token_count + space.max_instructions, dtype=np.float32)
     if uniform_arity:
         prior[:STOP] = -np.log(np.bincount(_ARITIES)[_ARITIES[:STOP]])

@@ -1,9 +1,9 @@
-"""PPO with action masks in one file, in the manner of CleanRL: writes optimizers on many envs at once.
+"""PPO with action masks in one file, in the style of CleanRL.
 
     python examples/cleanrl_ppo.py --total-steps 50000
 
-No wrapper and no callback: masks come from the vector env, and all programs that a step completes are evaluated
-together. Actions may be one choice (NOSBenchToken-v0) or several at once (NOSBench-v0, NOSBenchEdit-v0).
+It needs no wrapper and no callback: masks come from the vector env, which evaluates all programs that a step completes
+together. An action may be one choice (NOSBenchToken-v0) or several (NOSBench-v0, NOSBenchEdit-v0).
 """
 
 import gymnasium as gym
@@ -16,13 +16,13 @@ from torch.distributions import Categorical
 
 
 class Agent(nn.Module):
-    """Policy and value of a program, with a common first layer."""
+    """A policy and a value function with common layers."""
 
     def __init__(self, envs: VectorEnv, width: int = 128) -> None:
         super().__init__()
         observed, actions = envs.single_observation_space, envs.single_action_space
         self.factors = [actions.n] if isinstance(actions, gym.spaces.Discrete) else actions.nvec.tolist()
-        # A sum of embeddings, one for each number of the observation, is a linear layer on the numbers one-hot.
+        # The sum of one embedding for each number of the observation is a linear layer on one-hot numbers.
         self.register_buffer("first", torch.tensor(np.cumsum(observed.nvec) - observed.nvec))
         self.body = nn.Sequential(nn.EmbeddingBag(int(observed.nvec.sum()), width, mode="sum"), nn.Tanh())
         self.body.append(nn.Linear(width, width)).append(nn.Tanh())
@@ -32,14 +32,14 @@ class Agent(nn.Module):
         nn.init.orthogonal_(self.policy.weight, 0.01)
 
     def forward(self, observations: Tensor, masks: Tensor) -> tuple[list[Categorical], Tensor]:
-        """The distribution of each factor of an action, and the values `(n,)`."""
+        """Returns the distribution of each factor of an action, and the values `(n,)`."""
         hidden = self.body(observations + self.first)
         logits = torch.where(masks, self.policy(hidden), -1e8)
         return [Categorical(logits=part) for part in logits.split(self.factors, dim=1)], self.value(hidden).squeeze(1)
 
 
 def log_probability(choices: list[Categorical], actions: Tensor) -> Tensor:
-    """Of actions `(n, factors)`: the sum over the factors."""
+    """Returns the log-probabilities of actions `(n, factors)`, summed over the factors."""
     return sum(choice.log_prob(actions[:, factor]) for factor, choice in enumerate(choices))
 
 
@@ -48,7 +48,7 @@ def train(
     total_steps: int = 20_000,
     num_steps: int = 64,  # of each env, between updates
     learning_rate: float = 1e-3,
-    gamma: float = 1.0,  # nothing is paid on the way, and programs need not be short
+    gamma: float = 1.0,  # the only reward comes at the end, and programs need not be short
     gae_lambda: float = 0.95,
     num_minibatches: int = 4,
     update_epochs: int = 4,
@@ -56,7 +56,7 @@ def train(
     entropy_weight: float = 0.01,
     seed: int = 0,
 ) -> list[float]:
-    """Trains an agent, on envs that reset in the same step; returns the mean return of each iteration's episodes."""
+    """Trains an agent on envs that reset in the same step; returns mean returns by iteration."""
     torch.manual_seed(seed)
     agent = Agent(envs)
     optimizer = torch.optim.Adam(agent.parameters(), lr=learning_rate, eps=1e-5)
@@ -96,7 +96,7 @@ def train(
         mean_returns.append(float(np.mean(finished)) if finished else float("nan"))
         print(f"iteration {iteration + 1}: {len(finished)} episodes, mean return {mean_returns[-1]:.3f}", flush=True)
 
-        # Generalized advantage estimation; what follows an end belongs to another episode.
+        # Generalized advantage estimation; a step after an end belongs to another episode.
         advantages = torch.zeros((num_steps + 1, n))
         for step in reversed(range(num_steps)):
             follows = gamma * (1 - ends[step])
@@ -125,7 +125,7 @@ def train(
 
 
 def make_envs(env_id: str, num_envs: int, **arguments: object) -> VectorEnv:
-    """Envs in this process that begin the next episode in the step that ends one."""
+    """Makes a vector env that starts the next episode in the step that ends one."""
     return gym.make_vec(
         f"nosbench_env:{env_id}",
         num_envs,
@@ -138,8 +138,8 @@ def make_envs(env_id: str, num_envs: int, **arguments: object) -> VectorEnv:
 def main(
     env_id: str = "NOSBenchToken-v0", task: str = "toy", epochs: int = 1, total_steps: int = 20_000, num_envs: int = 16
 ) -> None:
-    """Trains on the toy task, unless told otherwise; a failure pays -5, not to drown all other differences."""
-    torch.set_num_threads(1)  # so small a network gains nothing from more
+    """Trains, by default on the toy task. A failure pays -5, so other differences stay visible."""
+    torch.set_num_threads(1)  # more threads do not speed up so small a network
     train(make_envs(env_id, num_envs, task=task, epochs=epochs, max_instructions=15, failure_reward=-5.0), total_steps)
 
 

@@ -3,8 +3,8 @@
     pip install 'nosbench_env[ray]'
     python examples/rllib_ppo.py --iterations 10
 
-On the toy task an iteration takes some ten seconds. For the paper's task leave "task" and "epochs" out of `env_config`,
-and take your time.
+On the toy task an iteration takes about ten seconds. For the paper's task remove "task" and "epochs" from `env_config`;
+it takes much longer.
 """
 
 import typer
@@ -18,9 +18,9 @@ from nosbench_env.rllib import register_rllib
 def train(
     env_id: str = "NOSBenchToken-v0", iterations: int = 5, batch_size: int = 512, seed: int = 0, record: str = ""
 ) -> float:
-    """Trains; returns the mean return of the last iteration's episodes. `record` is a file for all programs written."""
+    """Trains; returns the mean return of the last iteration. `record` is a file for all programs."""
     register_rllib()
-    # The first is the innermost. RLlib's masking module wants masks in the observation, so that comes last.
+    # The first is the innermost. RLlib's masking module reads masks from the observation, so they come last.
     wrappers = {"RewardTransform": {"low": -5.0}, "OneHotObservation": {}, "ActionMaskObservation": {}}
     if record:
         wrappers = {"EpisodeRecorder": {"path": record}, **wrappers}
@@ -36,7 +36,7 @@ def train(
             },
         )
         .rl_module(rl_module_spec=RLModuleSpec(module_class=ActionMaskingTorchRLModule))
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=8)  # in this process; more share the user's store
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=8)  # in this process; with more, all use the same store
         .training(gamma=1.0, lr=3e-4, train_batch_size_per_learner=batch_size, minibatch_size=128, num_epochs=4)
         .debugging(seed=seed)
     )

@@ -1,4 +1,4 @@
-"""Makes the envs known to RLlib, whose workers don't share Gymnasium's registry."""
+"""Registration of the envs with RLlib, whose workers have no access to Gymnasium's registry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ENV_IDS = ("NOSBench-v0", "NOSBenchToken-v0", "NOSBenchEdit-v0")
 
 
 def register_rllib() -> None:
-    """Registers the envs with Ray under their ids, so that `PPOConfig().environment("NOSBenchToken-v0")` finds them.
+    """Registers the envs with Ray under their ids.
 
-    The `env_config` is what `make_env` takes. RLlib is the extra `ray`; see `examples/rllib_ppo.py`.
+    Then `PPOConfig().environment("NOSBenchToken-v0")` finds them. The `env_config` is the `config` of `make_env`. RLlib
+    is the extra `ray`; see `examples/rllib_ppo.py`.
 
     Raises:
         ImportError: If RLlib is not installed.
@@ -34,11 +35,11 @@ def make_env(env_id: str, config: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
 
     Args:
         env_id: One of `ENV_IDS`.
-        config: The env's arguments, and under "wrappers" the names of wrappers of `nosbench_env.wrappers`, the
-            innermost first, each with its arguments: `{"task": "toy", "wrappers": {"NoveltyBonus": {"bonus": 0.2}}}`.
+        config: The env's arguments. "wrappers" holds names of `nosbench_env.wrappers`, the innermost first, with their
+            arguments: `{"task": "toy", "wrappers": {"NoveltyBonus": {"bonus": 0.2}}}`.
 
     Raises:
-        ValueError: If a wrapper is unknown; or what the env and the wrappers raise.
+        ValueError: If a wrapper is unknown, or an argument of the env or a wrapper is invalid.
     """
     arguments = dict(config)
     wanted = arguments.pop("wrappers", {})

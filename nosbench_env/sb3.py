@@ -1,4 +1,4 @@
-"""The bridge to stable-baselines3: many environments that are stepped at once, as one of its `VecEnv`s."""
+"""`NOSBenchVecEnv`: the vector environments as a `VecEnv` of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nosbench_env.envs.vector_env import ProgramVectorEnv
 
 
 def make_sb3_env(env_id: str, n_envs: int = 1, seed: int | None = None, **arguments: Any) -> NOSBenchVecEnv:
-    """Makes `n_envs` environments for stable-baselines3 and sb3-contrib, which step and evaluate programs together.
+    """Makes a vector env for stable-baselines3 and sb3-contrib that evaluates programs together.
 
-    It stands in for stable-baselines3's `make_vec_env`.
+    It takes the place of stable-baselines3's `make_vec_env`.
 
     Args:
-        env_id: "nosbench_env:NOSBenchToken-v0", or another id of ours.
-        n_envs: How many environments.
+        env_id: "nosbench_env:NOSBenchToken-v0", or another id of this package.
+        n_envs: Number of environments.
         seed: The first one's seed at the first reset; the others count up from it.
-        arguments: Of the environment, and `monitor` of `NOSBenchVecEnv`.
+        arguments: Arguments of the environment, and `monitor` of `NOSBenchVecEnv`.
     """
     own = {"monitor": arguments.pop("monitor")} if "monitor" in arguments else {}
     envs = gymnasium.make_vec(
@@ -40,16 +40,17 @@ def make_sb3_env(env_id: str, n_envs: int = 1, seed: int | None = None, **argume
 
 
 class NOSBenchVecEnv(VecEnv):
-    """A vector env of ours as a `VecEnv` of stable-baselines3; it behaves as its `DummyVecEnv` with the single envs.
+    """A vector env as a `VecEnv` of stable-baselines3.
 
-    MaskablePPO finds the action masks. The info of an episode's last step has an "episode", as `Monitor` gives it.
+    It behaves like `DummyVecEnv` with the single envs. MaskablePPO finds the action masks. The info of an episode's
+    last step has an "episode", as `Monitor` adds it.
 
     Args:
-        envs: The vector env, whose autoreset mode is "SameStep".
-        monitor: Whether to add the "episode". False leaves it to a `VecMonitor`, which also writes files.
+        envs: The vector env, with the autoreset mode "SameStep".
+        monitor: True to add the "episode". False leaves it to a `VecMonitor`, which also writes files.
 
     Raises:
-        ValueError: If the autoreset mode is another.
+        ValueError: If the autoreset mode is another one.
     """
 
     def __init__(self, envs: ProgramVectorEnv, monitor: bool = True) -> None:
@@ -72,7 +73,7 @@ class NOSBenchVecEnv(VecEnv):
         return self.envs.action_masks()
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode in each environment, with the seeds and options that were set before."""
+        """Starts an episode in each environment, with the seeds and options set before."""
         options = [own or None for own in self._options]
         infos = self.envs.reset_each(np.ones(self.num_envs, dtype=np.bool_), self._seeds, options)
         self.reset_infos = [infos.get(number, {}) for number in range(self.num_envs)]
@@ -83,11 +84,14 @@ class NOSBenchVecEnv(VecEnv):
         return self.envs.observations()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Says what the next step is."""
+        """Sets the actions of the next step."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Takes the step; where an episode ends, the observation is the first of the next one."""
+        """Takes the step.
+
+        After the end of an episode the observation is the first of the next one.
+        """
         taken = self.envs.transition(self._actions)
         dones = taken.terminations | taken.truncations
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
@@ -106,21 +110,21 @@ class NOSBenchVecEnv(VecEnv):
         return self.envs.observations(), taken.rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
-        """Closes the store, so that all results are in its file."""
+        """Closes the store, which completes its file."""
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each environment."""
-        if attr_name == "render_mode":  # all have the same, and asking them takes a while
+        """Gets an attribute of each environment."""
+        if attr_name == "render_mode":  # the same for all, and making single envs takes a while
             return [self.envs.render_mode for _ in self._get_indices(indices)]
-        if attr_name == "last_evaluation":  # the same, at each episode's end
+        if attr_name == "last_evaluation":  # needs no single envs either
             evaluations = self.envs.last_evaluations
             return [evaluations[number] for number in self._get_indices(indices)]
         envs = self.envs.envs(to_change=False)
         return [getattr(envs[number], attr_name) for number in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of each environment. Stepping is slow from then on."""
+        """Sets an attribute of each environment. Later steps are slow."""
         envs = self.envs.envs()
         for number in self._get_indices(indices):
             setattr(envs[number], attr_name, value)
@@ -128,18 +132,18 @@ class NOSBenchVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """What a method of each environment gives. Stepping is slow from then on if it is one that changes them."""
+        """Calls a method of each environment. If it changes them, later steps are slow."""
         return self.envs.call_in(self._get_indices(indices), method_name, *method_args, **method_kwargs)
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether the environments have a wrapper; they have none, but do a `Monitor`'s work."""
+        """Returns True for `Monitor`, whose work this class does, and False for any other wrapper."""
         return [self._monitor and wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
-        """No images."""
+        """Returns no images."""
         return [None] * self.num_envs
 
     def _episode(self, number: int) -> dict[str, Any]:
-        """What a `Monitor` says about the episode that ends: its return, its length, and when, in seconds."""
+        """Returns `Monitor`'s entry for an episode: return, length and time in seconds."""
         seconds = round(time.time() - self._started, 6)
         return {"r": round(float(self._returns[number]), 6), "l": int(self._lengths[number]), "t": seconds}

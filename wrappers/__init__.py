@@ -1,13 +1,13 @@
-"""Wrappers of the environment, imported as `nosbench_env.wrappers`: each changes one thing an agent sees or is paid.
+"""Wrappers of the environments, imported as `nosbench_env.wrappers`.
 
-They wrap single envs, so they also go where vector envs are made of such: `gymnasium.make_vec(...,
-vectorization_mode="sync", wrappers=[LogReward])`, or "async"; `make_vec_env(..., wrapper_class=LogReward)` of
-stable-baselines3. Each env is wrapped by itself then, with a rank, a novelty and a budget of its own; `EpisodeRecorder`
-may be given one file for all.
+Each changes one thing: an observation, a reward, or the end of an experiment. They wrap single envs, so they also work
+with vector envs made of single envs: `gymnasium.make_vec(..., vectorization_mode="sync", wrappers=[LogReward])`, or
+"async"; `make_vec_env(..., wrapper_class=LogReward)` of stable-baselines3. Each env then has a rank, a novelty and a
+budget of its own. Several `EpisodeRecorder` may write to one file.
 
-None of them wraps the vector env that evaluates programs together. Around that one use Gymnasium's vector wrappers
+None of them wraps the vector env that evaluates programs together. For that one use Gymnasium's vector wrappers
 (`gymnasium.wrappers.vector`: `TransformReward` and `TransformObservation` with a function, `FlattenObservation` for
-one-hot, `RecordEpisodeStatistics`), or stable-baselines3's (`VecMonitor`, `VecNormalize`); its masks are
+one-hot, `RecordEpisodeStatistics`) or stable-baselines3's (`VecMonitor`, `VecNormalize`). Its masks are
 `envs.unwrapped.action_masks()`, its evaluations `envs.unwrapped.last_evaluations`.
 """
 

@@ -1,4 +1,4 @@
-"""`ActionMaskObservation`: shows the action mask to agents that read it from the observation, such as RLlib's."""
+"""`ActionMaskObservation`: adds the action mask to the observation, as RLlib reads it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from gymnasium.utils import RecordConstructorArgs
 
 
 class ActionMaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Makes the observation a `Dict` of `observations`, the env's, and `action_mask`, 1 for each choice allowed now.
+    """Adds the action mask to the observation.
 
-    The mask is `action_masks()` as float32, in the form that RLlib's `ActionMaskingRLModule` reads: as long as the
-    action space has choices, those of a `MultiDiscrete` factor after factor. It must be the outermost of the wrappers
-    that change observations. sb3-contrib's MaskablePPO needs no such wrapper.
+    The observation becomes a `Dict` of `observations`, the env's, and `action_mask`. The mask is `action_masks()` as
+    float32, 1 for each allowed choice, in the form that RLlib's `ActionMaskingRLModule` reads: a number for each choice
+    of the action space, factor after factor for a `MultiDiscrete`. It must be the outermost of the wrappers that change
+    observations. sb3-contrib's MaskablePPO needs no such wrapper.
 
-    **Optimal policy:** kept; only more is observed.
+    **Optimal policy:** kept; the observation only holds more.
 
     Args:
         env: The environment; it needs `action_masks()`.
@@ -36,6 +37,6 @@ class ActionMaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordC
         self.observation_space = spaces.Dict({"observations": env.observation_space, "action_mask": mask})
 
     def observation(self, observation: Any) -> dict[str, Any]:
-        """The observation with the mask beside it."""
+        """Returns the observation with the mask."""
         mask = self.get_wrapper_attr("action_masks")().astype(np.float32)
         return {"observations": observation, "action_mask": mask}

@@ -15,15 +15,15 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     """Appends a JSON line to a file for each episode that terminates.
 
     A line holds the episode's number in this recorder, its reward and length, and the evaluation: program, task,
-    epochs, seed, loss, status, curve, key, hit, source, seconds, provenance (see `Evaluation`). An episode that an
-    invalid action ended has no evaluation: its line has the program so far, a loss of null and the status "invalid".
-    Lines are written whole, at once, so several envs may record to one file.
+    epochs, seed, loss, status, curve, key, hit, source, seconds, provenance (see `Evaluation`). An episode ended by an
+    invalid action has no evaluation: its line has the program so far, a loss of null and the status "invalid". Each
+    line is written at once, so several envs may record to one file.
 
     **Optimal policy:** kept.
 
     Args:
         env: The environment.
-        path: The file; folders are made, an existing file is appended to.
+        path: The file. Missing folders are made; an existing file is appended to.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], path: str | Path) -> None:
@@ -35,12 +35,12 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         self._length, self._reward = 0, 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the env's; an episode left unfinished is not recorded."""
+        """Resets the env; an unfinished episode is not recorded."""
         self._length, self._reward = 0, 0.0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's; the last step of an episode writes its line."""
+        """Takes a step; the last one of an episode writes its line."""
         result = self.env.step(action)
         _, reward, terminated, _, _ = result
         self._length += 1
@@ -60,7 +60,7 @@ class EpisodeRecorder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             data = (json.dumps(line) + "\n").encode()
-            if os.write(file, data) < len(data):  # one call, so that lines of several writers don't mix
+            if os.write(file, data) < len(data):  # one call, so that lines of several writers do not mix
                 raise OSError(f"can't write to {self.path}: the disk is full")
         finally:
             os.close(file)

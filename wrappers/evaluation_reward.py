@@ -1,4 +1,4 @@
-"""`EvaluationReward`: what the wrappers that change the reward of an evaluated program have in common."""
+"""`EvaluationReward`: the common part of wrappers that change the reward of a program."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nosbench_env.envs.edit_env import NOSBenchEditEnv
 
 
 class EvaluationReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
-    """Changes the reward of each step that evaluates a program or finds it invalid, and no other.
+    """Changes the reward of each step that evaluates a program or finds it invalid.
 
-    In `NOSBench-v0` and `NOSBenchToken-v0` that is an episode's last step, as in `NOSBenchEdit-v0` with
-    `evaluate="end"`; with `evaluate="step"`, each that changes the program too.
+    In `NOSBench-v0`, `NOSBenchToken-v0` and `NOSBenchEdit-v0` with `evaluate="end"` that is the last step of an
+    episode. With `evaluate="step"` it is also each step that changes the program. Other rewards are kept.
     """
 
     @abstractmethod
     def changed(self, reward: float) -> float:
-        """The reward to pay instead of `reward`."""
+        """Returns the reward to pay instead of `reward`."""
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's, with the reward changed."""
+        """Takes a step in the env, and changes its reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if "status" in info:
             reward = self.changed(float(reward))
@@ -31,6 +31,9 @@ class EvaluationReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
 
 
 def check_pays_once(env: gymnasium.Env[Any, Any], wrapper: str) -> None:
-    """Refuses an env whose rewards add up to something: changed one by one, they add up to something else."""
+    """Raises a ValueError for an env that pays more than once in an episode.
+
+    Its rewards have a meaning as a sum, which changing them one by one would alter.
+    """
     if isinstance(env.unwrapped, NOSBenchEditEnv) and env.unwrapped._every_step:
         raise ValueError(f'{wrapper} needs an env that pays once an episode, got NOSBenchEdit-v0: use evaluate="end"')

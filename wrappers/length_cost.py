@@ -1,4 +1,4 @@
-"""`LengthCost`: makes instructions cost something."""
+"""`LengthCost`: a cost for each instruction."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gymnasium.utils import RecordConstructorArgs
 class LengthCost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Subtracts `cost` from an episode's final reward for each instruction of its program.
 
-    **Optimal policy:** changed: of two programs the shorter is now better if its loss is less than `cost` times the
-    difference in length above the longer's. Of equally good programs the shortest are left. Without discounting (gamma
+    **Optimal policy:** changed. The shorter of two programs is better if its loss exceeds the longer one's by less than
+    `cost` times the difference in length. Of equally good programs the shortest are optimal. Without discounting (gamma
     1) the best program stays the best if every shorter one is worse by more than that.
 
     Args:
         env: The environment.
-        cost: Of an instruction, in the reward's unit (nats, unless another wrapper inside changes it); > 0.
+        cost: Cost of an instruction, in the reward's unit (nats, unless an inner wrapper changes it); > 0.
 
     Raises:
         ValueError: If `cost` is not a finite number above 0.
@@ -32,7 +32,7 @@ class LengthCost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.cost = float(cost)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's; the last step of an episode pays for the program's instructions."""
+        """Takes a step; the last one pays for the program's instructions."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated:
             reward = float(reward) - self.cost * len(self.get_wrapper_attr("program"))

@@ -14,11 +14,12 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward, check_pays
 class LogReward(EvaluationReward):
     """Pays `sign(r) * log(1 + |r|)` for an episode's final reward r.
 
-    Bad programs then differ less, and good ones, whose rewards lie around 0, by as much as before: -20 becomes -3.04,
-    -1 becomes -0.69, 0.1 becomes 0.095. Unlike a logarithm of the loss it takes losses below 0, which the PFN task has.
+    This shrinks differences between bad programs and keeps those between good ones, whose rewards lie around 0: -20
+    becomes -3.04, -1 becomes -0.69, 0.1 becomes 0.095. Unlike a logarithm of the loss it allows losses below 0, which
+    the PFN task has.
 
-    **Optimal policy:** kept without discounting (gamma 1), since a greater reward stays greater. With a smaller gamma a
-    long program that is better can lose against a short one by more or by less than before.
+    **Optimal policy:** kept without discounting (gamma 1), since a greater reward stays greater. With a smaller gamma
+    the order of a long and a short program may change.
 
     Args:
         env: The environment.
@@ -33,5 +34,5 @@ class LogReward(EvaluationReward):
         check_pays_once(env, "LogReward")
 
     def changed(self, reward: float) -> float:
-        """The reward on the logarithmic scale."""
+        """Returns the reward on the logarithmic scale."""
         return math.copysign(math.log1p(abs(reward)), reward)

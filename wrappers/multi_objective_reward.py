@@ -1,4 +1,4 @@
-"""`MultiObjectiveReward`: pays for a program's costs beside its loss, as one number or as a vector."""
+"""`MultiObjectiveReward`: rewards that include a program's costs, as a number or a vector."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from nosbench_env.wrappers.evaluation_reward import check_pays_once
 
 Scalarisation = Literal["linear", "chebyshev", "none"]
 
-_USUAL_WEIGHTS = {"memory": 0.02, "operations": 0.005, "instructions": 0.005}  # nats that one is worth
-_MOST_OPERATIONS = 4  # of an instruction: interpolate
+_USUAL_WEIGHTS = {"memory": 0.02, "operations": 0.005, "instructions": 0.005}  # nats for one unit
+_MOST_OPERATIONS = 4  # of a single instruction: interpolate
 _AUGMENTATION = 1e-3
 
 
 class MultiObjectiveReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Pays for several objectives: the reward of the env inside, and a program's costs, paid when the episode ends.
+    """Pays the env's reward and, at the end of an episode, the program's costs.
 
-    The objectives are a vector in which more is better: the env's reward first, then each cost, negative. Over an
-    episode they add up to what the program is worth and costs. `info["objectives"]` holds them, as a tuple, at each
-    step that evaluates a program or ends the episode. The reward is made of them by `scalarisation`:
+    The objectives are a vector to maximize: the env's reward first, then the negative of each cost. Their sums over an
+    episode are the program's reward and its costs. `info["objectives"]` holds them, as a tuple, at each step that
+    evaluates a program or ends the episode. `scalarisation` turns them into the reward:
 
     * "linear": the weighted sum.
     * "chebyshev": `-(max(d) + 0.001 * sum(d))` with `d = weights * (ideal - objectives)`, the augmented weighted
-      Chebyshev distance from an ideal point (Steuer and Choo, 1983). Ideal are `ideal_reward` and costs of 0.
-    * "none": the vector itself, `(objectives,)` float64, for methods that learn from vectors as those of MO-Gymnasium
-      do. `reward_space` is its space, also on the env inside, where MO-Gymnasium looks for it. What takes the reward
-      for a number, such as Gymnasium's checker, other wrappers and stable-baselines3, can't be used around it.
+      Chebyshev distance from an ideal point (Steuer and Choo, 1983). The ideal point is `ideal_reward` with costs of 0.
+    * "none": the vector itself, `(objectives,)` float64, for methods that learn from vectors, such as those of
+      MO-Gymnasium. `reward_space` is its space, set also on the innermost env, where MO-Gymnasium reads it. Code that
+      expects a number (Gymnasium's checker, other wrappers, stable-baselines3) can't be used around it.
 
-    Failed programs have their costs too: let `failure_reward` be so low that failing cheaply is worth less than the
-    empty program, which costs nothing.
+    Failed programs have costs too. Choose `failure_reward` so low that a cheap failure is worth less than the empty
+    program, which costs nothing.
 
     **Optimal policy:** changed. Without discounting (gamma 1) and with positive weights, the best program is on the
-    Pareto front: none is better in one objective and nowhere worse. "linear" reaches those on its convex part alone;
-    with "chebyshev" there are weights for each, if none is as good as `ideal_reward` and they differ by more than the
-    small sum can make up for. A weight of 0 leaves an objective out. With "none" it is up to the method.
+    Pareto front: no other is better in one objective and nowhere worse. "linear" reaches only the convex part of the
+    front. "chebyshev" has weights for each point of it, if none is as good as `ideal_reward` and they differ by more
+    than the small sum can offset. A weight of 0 leaves an objective out. With "none" the policy depends on the method.
 
     Args:
         env: The environment.
         costs: Names in `COSTS`: "memory" (floats of state per parameter), "operations" (per parameter and step),
             "instructions" (of the simplified program).
-        weights: Of the reward and of each cost, not negative; None for 1 and 0.02 a float, 0.005 an operation, 0.005 an
-            instruction. Not for "none".
+        weights: Weights >= 0 of the reward and of each cost. None means 1 for the reward, 0.02 for a float of memory,
+            0.005 for an operation and 0.005 for an instruction. Not for "none".
         scalarisation: "linear", "chebyshev" or "none".
-        ideal_reward: For "chebyshev", and it alone: a reward that no program gets, such as 1 on the PFN task, where it
-            is a loss of -1.
+        ideal_reward: Only for "chebyshev", which needs it: a reward above that of any program, such as 1 on the PFN
+            task (a loss of -1).
 
     Raises:
-        ValueError: If an argument is not one of these, or the scalarisation "chebyshev" and the env one that pays more
-            than once an episode (`NOSBenchEdit-v0` with `evaluate="step"`).
+        ValueError: If an argument is invalid, or the scalarisation is "chebyshev" and the env pays more than once in an
+            episode (`NOSBenchEdit-v0` with `evaluate="step"`).
 
     Attributes:
         reward_space: A `Box`, the space of the vector.
@@ -99,10 +99,10 @@ class MultiObjectiveReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstruc
         self._ideal[0] = ideal_reward or 0.0
         self.reward_space = self._space()
         if scalarisation == "none":
-            env.unwrapped.reward_space = self.reward_space  # type: ignore[attr-defined]  # what MO-Gymnasium reads
+            env.unwrapped.reward_space = self.reward_space  # type: ignore[attr-defined]  # MO-Gymnasium reads it there
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the env's; the step that ends an episode pays for the program's costs."""
+        """Takes a step; the last one of an episode pays the costs."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         objectives = np.zeros(len(self._ideal))
         objectives[0] = reward
@@ -143,10 +143,10 @@ def _check_costs(costs: Sequence[str]) -> tuple[str, ...]:
 def _check_weights(weights: Sequence[float] | None, costs: Sequence[str]) -> NDArray[np.float64]:
     if weights is None:
         return np.array([1.0, *(_USUAL_WEIGHTS[name] for name in costs)])
-    found = np.array(weights, dtype=np.float64)
-    if found.shape != (1 + len(costs),) or not np.isfinite(found).all() or (found < 0).any() or not found.any():
+    numbers = np.array(weights, dtype=np.float64)
+    if numbers.shape != (1 + len(costs),) or not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.any():
         raise ValueError(
             f"weights must be {1 + len(costs)} finite numbers >= 0, not all 0, of the reward and of "
             f"{', '.join(costs)}, got {weights!r}"
         )
-    return found
+    return numbers

@@ -1,4 +1,4 @@
-"""`NoveltyBonus`: pays extra for programs not written before."""
+"""`NoveltyBonus`: a bonus for new programs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 
 class NoveltyBonus(EvaluationReward):
-    """Adds `bonus` to the reward of an evaluated program that does something new.
+    """Adds `bonus` to the reward of a new program with a finite loss.
 
-    New is a program whose result's key (`Evaluation.key`) this wrapper has not seen: with the env's default identity,
-    one with a new fingerprint; whether a store knew it makes no difference. The bonus is for finite losses only: there
-    is no end of ways to fail. `reset(seed=...)` forgets what was seen, so that a seeded replay pays the same.
+    A program is new if this wrapper has not seen its result's key (`Evaluation.key`): with the env's default identity,
+    if its fingerprint is new. A result in the store makes no difference. Failures get no bonus, since there are
+    endlessly many ways to fail. `reset(seed=...)` forgets the keys, so a seeded replay pays the same.
 
-    **Optimal policy:** changed for as long as there are unseen programs less than `bonus` worse than the best one (in
-    `NOSBenchEdit-v0` with `evaluate="step"`, any unseen programs on the way), and kept from then on: each bonus is paid
-    once. No observation tells what was seen.
+    **Optimal policy:** changed while there are unseen programs that are worse than the best one by less than `bonus`
+    (in `NOSBenchEdit-v0` with `evaluate="step"`, any unseen programs on the way). It is kept from then on, since each
+    bonus is paid once. Observations do not hold the keys seen.
 
     Args:
         env: The environment.
@@ -42,13 +42,13 @@ class NoveltyBonus(EvaluationReward):
         self.seen: set[str] = set()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the env's; a seed forgets the programs seen so far."""
+        """Resets the env; a seed forgets the keys seen so far."""
         if seed is not None:
             self.seen.clear()
         return self.env.reset(seed=seed, options=options)
 
     def changed(self, reward: float) -> float:
-        """The reward, with the bonus if the program is new."""
+        """Returns the reward, with the bonus if the program is new."""
         evaluation = self.get_wrapper_attr("last_evaluation")
         if evaluation is None or evaluation.status != "ok" or evaluation.key in self.seen:
             return reward

@@ -1,4 +1,4 @@
-"""`OneHotObservation`: each number of the observation as a one among zeros."""
+"""`OneHotObservation`: the observation in one-hot encoding."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from nosbench_env.wrappers.flat_observation import multi_discrete_space
+
 
 class OneHotObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Writes each number of a `MultiDiscrete` observation one-hot: a `Box` of 0 and 1, `(sum(nvec),)` float32.
+    """Encodes each number of a `MultiDiscrete` observation one-hot.
 
-    For agents that would read the numbers as magnitudes (RLlib's default networks do). stable-baselines3 writes
-    `MultiDiscrete` observations one-hot by itself.
+    The result is a `Box` of 0 and 1, `(sum(nvec),)` float32. It is for agents that would read the numbers as
+    magnitudes, as RLlib's default networks do. stable-baselines3 encodes `MultiDiscrete` observations one-hot itself.
 
-    **Optimal policy:** kept; the observation says the same.
+    **Optimal policy:** kept; the observation holds the same.
 
     Args:
         env: The environment.
@@ -29,14 +31,12 @@ class OneHotObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConst
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, spaces.MultiDiscrete):
-            raise ValueError(f"env must have MultiDiscrete observations, got {space}")
+        space = multi_discrete_space(env)
         self._first = np.cumsum(space.nvec) - space.nvec
         self.observation_space = spaces.Box(0.0, 1.0, (int(space.nvec.sum()),), np.float32)
 
     def observation(self, observation: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The observation, one-hot."""
+        """Returns the observation, one-hot."""
         ones = np.zeros(self.observation_space.shape or (), np.float32)
         ones[self._first + observation] = 1.0
         return ones

@@ -1,4 +1,4 @@
-"""`PotentialShaping`: rewards on the way that leave the best policy the best (Ng, Harada and Russell, 1999)."""
+"""`PotentialShaping`: intermediate rewards that keep the optimal policy."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from nosbench_env.language.program import GRAD, MAX_SLOTS, Program
 
 
 class PotentialShaping(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Pays, at each step from state s to s', the shaping reward `gamma * potential(s') - potential(s)` on top.
+    """Adds the shaping reward `gamma * potential(s') - potential(s)` to each step from state s to s'.
 
-    The potential of a state is `scale` times what the program so far is worth, from 0 to 1:
+    The method is that of Ng, Harada and Russell (1999). The potential of a state is `scale` times a score of the
+    program so far, from 0 to 1:
 
-    * "usable": the share of its instructions whose value can still matter, however the program goes on: it is the last
-      one, or lies in memory, or another such instruction reads it. A value overwritten unread is lost.
+    * "usable": the share of its instructions whose value a continuation can use. Such a value is the last one, or lies
+      in memory, or another such instruction reads it. A value overwritten before it is read is lost.
     * "gradient": 1 if a value computed from the gradient is the last one or lies in memory, else 0.
 
-    It is counted from that of the first state, so it begins with 0; where an episode terminates it is 0. For both,
-    wrap twice: the shaping rewards add up.
+    The potential of the first state is subtracted from all, so it starts at 0. It is 0 after the end of an episode. To
+    use both, wrap twice: the shaping rewards add up.
 
-    **Optimal policy:** kept, of all policies and from every state, if the agent discounts with `gamma`: discounted, an
-    episode's shaping rewards sum to 0. If a wrapper outside truncates episodes, the last state keeps its potential, as
-    an agent that bootstraps there expects.
+    **Optimal policy:** kept, and so is the order of all policies from every state, if the agent discounts with `gamma`:
+    discounted, an episode's shaping rewards sum to 0. If an outer wrapper truncates episodes, the last state keeps its
+    potential, as an agent that bootstraps there expects.
 
     Args:
         env: The environment.
         gamma: The agent's discount factor, in (0, 1].
         potential: A name in `POTENTIALS`: "usable" or "gradient".
-        scale: The greatest potential, in the reward's unit; > 0.
+        scale: The largest potential, in the reward's unit; > 0.
 
     Raises:
         ValueError: If `potential` is unknown, `gamma` not in (0, 1], or `scale` not a finite number above 0.
@@ -53,25 +54,25 @@ class PotentialShaping(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         self._first = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the env's."""
+        """Resets the env."""
         result = self.env.reset(seed=seed, options=options)
-        self._first = self._worth()
+        self._first = self._score()
         return result
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's, with the shaping reward added."""
-        before = self._worth()
+        """Takes a step in the env, and adds the shaping reward."""
+        before = self._score()
         observation, reward, terminated, truncated, info = self.env.step(action)
-        after = self._first if terminated else self._worth()
+        after = self._first if terminated else self._score()
         shaping = self.gamma * (after - self._first) - (before - self._first)
         return observation, float(reward) + self.scale * shaping, terminated, truncated, info
 
-    def _worth(self) -> float:
+    def _score(self) -> float:
         return POTENTIALS[self.potential](self.get_wrapper_attr("program"))
 
 
 def usable_share(program: Program) -> float:
-    """The share of a program's instructions whose value can still matter, however it goes on; 0 if it has none.
+    """Returns the share of instructions whose value a continuation can use; 0 for the empty program.
 
     >>> usable_share(Program.parse("r9 = exp(step); r9 = square(grad)"))
     0.5
@@ -80,8 +81,8 @@ def usable_share(program: Program) -> float:
 
 
 def lost(program: Program) -> list[int]:
-    """The places of the instructions whose value no continuation of the program can use, the last first."""
-    needed = set(range(MAX_SLOTS))  # what is in memory at the end can be read, if only in the next step
+    """Returns the places of the instructions whose value no continuation can use, last first."""
+    needed = set(range(MAX_SLOTS))  # values in memory at the end can be read in the next step
     places = []
     for place in range(len(program) - 1, -1, -1):
         instruction = program[place]
@@ -94,12 +95,12 @@ def lost(program: Program) -> list[int]:
 
 
 def holds_gradient(program: Program) -> float:
-    """1 if a value computed from the gradient is a program's last or in memory after it, else 0.
+    """Returns 1 if the last value or one in memory was computed from the gradient, else 0.
 
     >>> holds_gradient(Program.parse("r9 = square(grad); r10 = exp(step)"))
     1.0
     """
-    # One pass is enough: where it leaves no such value in memory, none comes from the step before either.
+    # One pass is enough: if it leaves no such value in memory, the step before has left none either.
     held = {GRAD}
     for instruction in program:
         if held.isdisjoint(instruction.inputs):

@@ -1,4 +1,4 @@
-"""`QueryBudget`: ends an experiment after so many queries."""
+"""`QueryBudget`: a limit of queries for an experiment."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from gymnasium.utils import RecordConstructorArgs
 
 
 class BudgetSpent(RuntimeError):
-    """The budget of a `QueryBudget` is spent: the experiment is over."""
+    """The end of an experiment: the budget of a `QueryBudget` is spent."""
 
 
 class QueryBudget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Lets an agent ask for so many programs, then raises `BudgetSpent`.
+    """Raises `BudgetSpent` after a number of queries.
 
-    The two limits mean what they mean in a search's `Budget`, so agents that play the env and search methods can be
-    compared. The episode that spends the budget ends as ever; `reset` still works; the next `step` raises. So whatever
-    resets by itself, vector envs above all, still hands out the last result. No episode is cut short, and what was
-    learned before stays:
+    The two limits have the same meaning as in a search's `Budget`, so agents that play the env and search methods can
+    be compared. The episode that spends the budget ends normally and `reset` still works; the next `step` raises. So
+    vector envs that reset by themselves still return the last result. No episode is truncated, and the model keeps its
+    learning:
 
         try:
             model.learn(1_000_000)
         except BudgetSpent:
             model.save("ppo")
 
-    A step that evaluates a program is a query. Invalid programs cost nothing; nor does what is asked for comparison,
+    A step that evaluates a program is a query. Invalid programs are free, and so are programs evaluated for comparison:
     the start of `NOSBenchEdit-v0` and the reference of `RelativeReward`. In a vector env every env has a budget of its
     own. RLlib restarts a worker that raises: give it a stopping criterion instead.
 
-    **Optimal policy:** kept, for as long as there are queries left.
+    **Optimal policy:** kept, as long as there are queries left.
 
     Args:
         env: The environment.
-        queries: How many programs may be asked about, hits included; None for no limit.
-        distinct: How many different ones (by key), whether or not a store knew them; None for no limit.
+        queries: Limit of queries, hits included; None for no limit.
+        distinct: Limit of distinct programs by key, including those that the store already held; None for no limit.
 
     Attributes:
-        queries_used: Programs asked about.
-        distinct_used: Different ones.
+        queries_used: Queries so far.
+        distinct_used: Distinct programs so far.
 
     Raises:
         ValueError: If neither is given, or one is not a positive integer.
@@ -58,18 +58,18 @@ class QueryBudget(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def distinct_used(self) -> int:
-        """How many different programs were asked about, by key."""
+        """Distinct programs so far, by key."""
         return len(self._keys)
 
     @property
     def spent(self) -> bool:
-        """Whether the next step would raise."""
+        """True if the next step would raise."""
         return (self.queries is not None and self.queries_used >= self.queries) or (
             self.distinct is not None and self.distinct_used >= self.distinct
         )
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """As the env's.
+        """Takes a step in the env.
 
         Raises:
             BudgetSpent: If the budget is spent.

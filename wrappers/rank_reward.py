@@ -1,4 +1,4 @@
-"""`RankReward`: pays how a program ranks among the last ones."""
+"""`RankReward`: the rank of a program among the last ones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward, check_pays
 
 
 class RankReward(EvaluationReward):
-    """Pays the share of the last `window` episodes whose final reward was lower; those that were equal count half.
+    """Pays the share of the last episodes whose final reward was lower.
 
-    Rewards lie from 0 to 1 whatever the task's unit, and the first episode's is 0.5. `reset(seed=...)` forgets the
-    episodes, so that a seeded replay pays the same.
+    Equal ones count half. Rewards lie from 0 to 1 whatever the task's unit, and the first episode's is 0.5.
+    `reset(seed=...)` forgets the episodes, so a seeded replay pays the same.
 
-    **Optimal policy:** changed, since rewards depend on the episodes before, which no observation tells. At any moment
+    **Optimal policy:** changed, since rewards depend on earlier episodes, which observations do not hold. At any moment
     a better program ranks no lower, and strictly higher if an episode of the window lies between the two or equals
-    either; programs better than all of the window are paid the same, 1, until one of them is in it.
+    either. Programs better than all of the window get the same reward, 1, until one of them is in it.
 
     Args:
         env: The environment.
-        window: How many episodes to compare with.
+        window: Number of episodes to compare with.
 
     Raises:
         ValueError: If `window` is not a positive integer, or the env pays more than once an episode (`NOSBenchEdit-v0`
@@ -39,13 +39,13 @@ class RankReward(EvaluationReward):
         self._last: deque[float] = deque(maxlen=window)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the env's; a seed forgets the episodes so far."""
+        """Resets the env; a seed forgets the episodes so far."""
         if seed is not None:
             self._last.clear()
         return self.env.reset(seed=seed, options=options)
 
     def changed(self, reward: float) -> float:
-        """The rank, from 0 to 1."""
+        """Returns the rank, from 0 to 1."""
         below = sum((other < reward) + 0.5 * (other == reward) for other in self._last)
         rank = below / len(self._last) if self._last else 0.5
         self._last.append(reward)

@@ -1,4 +1,4 @@
-"""`RewardTransform`: scales and clips the reward."""
+"""`RewardTransform`: scaled and clipped rewards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 class RewardTransform(EvaluationReward):
     """Multiplies the reward of an evaluated program by `scale`, then clips it to `[low, high]`.
 
-    **Optimal policy:** a positive scale alone keeps it. Clipping makes programs beyond a bound equally good (or bad);
-    without discounting (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between
-    `low` and `high`. With a smaller gamma, clipping also changes what a longer program is worth. In `NOSBenchEdit-v0`
-    with `evaluate="step"` every improvement is clipped by itself, so that clipped rewards no longer add up to the whole
-    improvement, and the optimal policy changes.
+    **Optimal policy:** kept by scaling alone. Clipping makes all programs beyond a bound equal. Without discounting
+    (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between `low` and `high`. With
+    a smaller gamma, clipping may also change the order of a long and a short program. In `NOSBenchEdit-v0` with
+    `evaluate="step"` each improvement is clipped by itself, so clipped rewards do not add up to the whole improvement,
+    and the optimal policy changes.
 
     Args:
         env: The environment.
         scale: A finite number > 0.
-        low: The least reward paid; None for no bound.
-        high: The greatest reward paid; None for no bound.
+        low: The lowest reward; None for no bound.
+        high: The highest reward; None for no bound.
 
     Raises:
         ValueError: If `scale` is not positive, a number not finite, or `low` not below `high`.
@@ -46,7 +46,7 @@ class RewardTransform(EvaluationReward):
         self.low, self.high = None if low is None else float(low), None if high is None else float(high)
 
     def changed(self, reward: float) -> float:
-        """The reward, scaled and clipped."""
+        """Returns the reward, scaled and clipped."""
         reward *= self.scale
         reward = reward if self.low is None else max(reward, self.low)
         return reward if self.high is None else min(reward, self.high)

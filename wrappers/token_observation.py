@@ -1,4 +1,4 @@
-"""`TokenObservation`: the program so far as a sequence of tokens, for sequence models."""
+"""`TokenObservation`: the program so far as tokens, for sequence models."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from nosbench_env.envs.instruction_env import WIDTH
 from nosbench_env.language.draft import FIRST_SLOT_TOKEN, MAX_ARITY, STOP
 from nosbench_env.language.program import FIRST_WRITABLE_SLOT
 
-# A row is a function and inputs, plus 1 each, and an output slot less 8; 0 stands for what is not there.
+# A row holds a function + 1, inputs + 1 and an output slot - 8; 0 stands for a missing number.
 _TOKENS_OF_ROW = np.array([-1, *[FIRST_SLOT_TOKEN - 1] * MAX_ARITY, FIRST_SLOT_TOKEN + FIRST_WRITABLE_SLOT - 1])
 
 
 class TokenObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Shows the program so far as the tokens that `NOSBenchToken-v0` takes as actions, padded at the end with STOP.
+    """Observes the program so far as tokens, padded at the end with STOP.
 
-    An instruction is its function, its inputs and its output; an unfinished one is shown as far as it goes. The space
-    is a `Box` of integers, `(5 * max_instructions,)` int64, from 0 to `token_count` - 1, rather than `MultiDiscrete`,
-    which some libraries would write one-hot before your model's embedding sees it. In `NOSBenchEdit-v0` one more
-    number follows: how many edits are left.
+    The tokens are the actions of `NOSBenchToken-v0`: for each instruction its function, inputs and output, of an
+    incomplete one those written. The space is a `Box` of integers, `(5 * max_instructions,)` int64, from 0 to
+    `token_count` - 1. It is not `MultiDiscrete`, which some libraries would encode one-hot before your model's
+    embedding gets it. In `NOSBenchEdit-v0` one more number follows, that of the edits left.
 
-    **Optimal policy:** kept; the observation says the same.
+    **Optimal policy:** kept; the observation holds the same.
 
     Args:
-        env: The environment; no other wrapper in it may have changed the observations.
+        env: The environment. No inner wrapper may change the observations.
 
     Raises:
         ValueError: If the observations are not the env's own.
@@ -48,7 +48,7 @@ class TokenObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstr
         self.observation_space = spaces.Box(np.zeros_like(highest), highest, dtype=np.int64)
 
     def observation(self, observation: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The observation's tokens."""
+        """Returns the observation's tokens."""
         rows, rest = observation[: self._length].reshape(-1, WIDTH), observation[self._length :]
         tokens = (rows + _TOKENS_OF_ROW)[rows > 0]
         padding = np.full(self._length - len(tokens), STOP, np.int64)

@@ -1,4 +1,4 @@
-"""The programs that many sub-environments are writing, as arrays that one step of all changes at once."""
+"""`ArrayDrafts`: the unfinished programs of many sub-envs, as arrays."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Integers = NDArray[np.int64]
 
 
 class ArrayDrafts(ABC):
-    """The programs of `count` sub-envs, in a search space without constraints.
+    """The unfinished programs of `count` sub-envs, in a search space without constraints.
 
     Attributes:
         rows: `(count, max_instructions, 5)` int64: the observations, as the single env's docstring describes them.
-        lengths: `(count,)` int64: how many instructions are complete.
+        lengths: `(count,)` int64: the numbers of complete instructions.
     """
 
     def __init__(self, space: SearchSpace, count: int) -> None:
@@ -32,36 +32,37 @@ class ArrayDrafts(ABC):
 
     @abstractmethod
     def after(self, actions: Integers, active: Flags) -> tuple[Self, Flags, Flags]:
-        """What an action of each active sub-env leads to; this board stays as it is.
+        """Takes an action in each active sub-env, and leaves these drafts unchanged.
 
         Returns:
-            The board after them; whose episodes they end; and of these, whose action was not allowed.
+            The drafts after it; a mask of the episodes that it ends; and a mask of those that end because the action
+            was not allowed.
         """
 
     @abstractmethod
     def masks(self) -> Flags:
-        """The action masks of all sub-envs, a row each."""
+        """Returns the action masks of all sub-envs, a row for each."""
 
     def observations(self) -> Integers:
-        """A new array of all observations, `(count, 5 * max_instructions)`."""
+        """Returns a new array of all observations, `(count, 5 * max_instructions)`."""
         return self.rows.reshape((len(self.rows), -1)).copy()
 
     def observation(self, number: int) -> Integers:
-        """A new array of the observation of a sub-env."""
+        """Returns a new array with the observation of a sub-env."""
         observation: Integers = self.rows[number].flatten()
         return observation
 
     def clear(self, which: Flags) -> None:
-        """Starts episodes anew, on this board."""
+        """Starts new episodes in place, in the sub-envs of the mask `which`."""
         self.rows[which] = 0
         self.lengths[which] = 0
 
     def program(self, number: int) -> Program:
-        """The complete instructions of a sub-env."""
+        """Returns the complete instructions of a sub-env."""
         return program_of(self.rows[number], int(self.lengths[number]))
 
     def state(self, number: int) -> dict[str, Any]:
-        """The state of a sub-env as the single env's `get_state` gives it, but for "over"."""
+        """Returns the state of a sub-env as the single env's `get_state` does, without "over"."""
         return {"program": self.program(number).to_json()}
 
     def _copy(self) -> Self:
@@ -71,9 +72,9 @@ class ArrayDrafts(ABC):
 
 
 class InstructionDrafts(ArrayDrafts):
-    """What `NOSBench-v0` shows: an action, `(5,)`, is an instruction or STOP."""
+    """Drafts of `NOSBench-v0`: an action, `(5,)`, is an instruction or STOP."""
 
-    # Which numbers of an action are shown: not the inputs beyond the arity, and none of STOP.
+    # The numbers of an action that are observed, by function: not the inputs beyond the arity, and none of STOP.
     _SHOWN = np.array([[place <= arity or place == WIDTH - 1 for place in range(WIDTH)] for arity in (*ARITIES, -1)])
 
     def __init__(self, space: SearchSpace, count: int) -> None:
@@ -96,8 +97,9 @@ class InstructionDrafts(ArrayDrafts):
         return self._masks[np.minimum(self.lengths, 1)]
 
 
-# Without constraints, what may come next depends only on what is expected: the first function, any other function, the
-# output, or an input: the first of one, the first or the second of two, ...
+# Without constraints, the allowed tokens depend only on the kind of token expected: the first function, a later
+# function, the output, or an input (the first of one, the first or the second of two, ...). These kinds are the states
+# of an automaton.
 _FIRST, _FUNCTION, _OUTPUT = range(3)
 _INPUTS = {
     place_and_arity: state
@@ -109,9 +111,9 @@ _FORBIDDEN, _STOPPED = -1, -2
 
 
 class TokenDrafts(ArrayDrafts):
-    """What `NOSBenchToken-v0` shows: an action is a token. Its grammar is an automaton of a few states."""
+    """Drafts of `NOSBenchToken-v0`: an action is a token. The grammar is a small automaton."""
 
-    # For each state, where in an instruction's row its token stands, and what is subtracted from the token there.
+    # For each state, the place of its token in an instruction's row, and the number subtracted from the token there.
     _PLACES = np.array([0, 0, WIDTH - 1, *(place for place, _ in _INPUTS)])
     _OFFSETS = FIRST_SLOT_TOKEN - 1 + np.array([-FIRST_SLOT_TOKEN] * 2 + [FIRST_WRITABLE_SLOT] + [0] * len(_INPUTS))
 
@@ -131,7 +133,7 @@ class TokenDrafts(ArrayDrafts):
         after.lengths[writing] += states == _OUTPUT
         ended = active & ((following < 0) | (after.lengths == self._max_instructions))
         after._states = np.where(active, following, self._states)
-        after._states[ended] = _FIRST  # of the next episode
+        after._states[ended] = _FIRST  # the state of the next episode
         return after, ended, active & (following == _FORBIDDEN)
 
     def masks(self) -> Flags:
@@ -145,12 +147,12 @@ class TokenDrafts(ArrayDrafts):
 
     def state(self, number: int) -> dict[str, Any]:
         """See `ArrayDrafts.state`."""
-        row = self.rows[number, self.lengths[number] :][:1].ravel()  # of the unfinished instruction, if there is one
+        row = self.rows[number, self.lengths[number] :][:1].ravel()  # an incomplete instruction, if any
         return super().state(number) | {"partial": [int(shown) - 1 for shown in row[row > 0]]}
 
 
 def _automaton(token_count: int) -> Integers:
-    """The state that a token leads to from a state, or `_FORBIDDEN` or `_STOPPED`: `(states, token_count)`."""
+    """Returns the next state by state and token, or `_FORBIDDEN` or `_STOPPED`: `(states, token_count)`."""
     following = np.full((3 + len(_INPUTS), token_count), _FORBIDDEN)
     following[[_FIRST, _FUNCTION], :STOP] = [_INPUTS[1, arity] for arity in ARITIES]
     following[_FUNCTION, STOP] = _STOPPED

@@ -1,4 +1,4 @@
-"""`NOSBenchEdit-v0`: improving an optimizer, an edit a step."""
+"""`NOSBenchEdit-v0`: improves an optimizer, one edit a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.envs.instruction_env import observation_space, rows_of
-from nosbench_env.envs.program_env import Observation, ProgramEnv, Proposal, StepResult, outcome, read_state, value
+from nosbench_env.envs.program_env import (
+    Observation,
+    ProgramEnv,
+    Proposal,
+    StepResult,
+    final_info,
+    final_reward,
+    read_state,
+)
 from nosbench_env.language.draft import MAX_ARITY, STOP
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS, known_name
 from nosbench_env.language.program import InvalidProgram, Program
@@ -22,7 +30,7 @@ INSERT, DELETE, MODIFY, END = range(4)  # the kinds of actions
 
 
 class NOSBenchEditEnv(ProgramEnv):
-    """An agent edits an optimizer that is there already; the reward is by how much it gets better.
+    """An environment in which an agent edits an optimizer and is paid its improvement.
 
     ## Description
     An episode starts from a known or given program. A step inserts, deletes or modifies one instruction, or ends the
@@ -32,36 +40,38 @@ class NOSBenchEditEnv(ProgramEnv):
     `MultiDiscrete([4, max_instructions, 26, memory_size, memory_size, memory_size, memory_size - 9])`: the kind (0
     insert, 1 delete, 2 modify, 3 end), the place, and an instruction: function, three inputs (those beyond its arity
     are ignored), output slot less 9. "insert" puts the instruction before the one at that place, or at the end if there
-    is none; "modify" puts it in the place of that one, "delete" takes that one out; both take the last if there is
-    none. Every action in the space is legal at any time. An edit after which the program would not be in the search
-    space (too long, empty, against the `constraints`) is not made: the step counts and pays 0. `action_masks()` forbids
-    what no choice of the other numbers could make possible: kinds that the length rules out and places beyond the end.
-    All that it allows is made, unless there are constraints.
+    is none. "modify" replaces the one at that place and "delete" removes it; both take the last one if there is none.
+    Every action in the space is legal at any time. An edit that would lead out of the search space (too long, empty,
+    against the `constraints`) is not made: the step counts and pays 0. `action_masks()` forbids choices that are
+    impossible whatever the other factors are: kinds that the length rules out and places beyond the end. Without
+    constraints, every edit that it allows is made.
 
     ## Observation Space
-    `MultiDiscrete`, `(5 * max_instructions + 1,)` int64: the program as in `NOSBench-v0`, then how many edits are left.
+    `MultiDiscrete`, `(5 * max_instructions + 1,)` int64: the program as in `NOSBench-v0`, then the number of edits
+    left.
 
     ## Reward
-    With `evaluate="step"`, after each edit the value of the program now less its value before, where a value is
-    `max(-loss, failure_reward)`, or `failure_reward` for a loss that is NaN or infinite. With `evaluate="end"` 0 until
-    the last step, which pays the value at the end less the value at the start. Undiscounted, both add up to the same.
+    With `evaluate="step"`, each edit pays the value of the program after it less the value before it. A value is
+    `max(-loss, failure_reward)`, or `failure_reward` for a loss that is NaN or infinite. With `evaluate="end"`, the
+    last step pays the value at the end less the value at the start, and all others 0. Without discounting, both add up
+    to the same.
 
     ## Starting State
     The program `start`, or for one episode `reset(options={"program": ...})`: a name in `KNOWN_PROGRAMS`, a text, or
-    JSON data. Nothing here is random. It is evaluated at the first step that needs its value.
+    JSON data. The env is deterministic. The program is evaluated at the first step that needs its value.
 
     ## Episode End
     `terminated` is true after the kind "end" and after `max_edits` edits. `truncated` is always false.
 
     ## Info
-    After each step that evaluates the program, the last one among them: `program` (its text), `loss` (a float, or None
-    if not finite) and `status` ("ok", "nan", "inf"); else empty.
+    After each step that evaluates the program, such as the last one: `program` (its text), `loss` (a float, or None if
+    not finite) and `status` ("ok", "nan", "inf"). Empty after all others.
 
     ## Arguments
     Those of `ProgramEnv`, and
 
     * `start`: the program to start from; "AdamW" by default.
-    * `max_edits`: edits an episode.
+    * `max_edits`: edits of an episode.
     * `evaluate`: "step" or "end".
 
     ## Version History
@@ -85,8 +95,8 @@ class NOSBenchEditEnv(ProgramEnv):
         self._max_edits, self._every_step = max_edits, evaluate == "step"
         self._program = self._base = self._start
         self._edits_left = 0
-        # What improvements are measured against, where it is known: the value of the program before the edit, or of the
-        # one that the episode began with.
+        # The value that improvements are measured from, if known: that of the program before the edit, or of the one at
+        # the start of the episode.
         self._base_value: float | None = None
 
         function_choices, *slot_choices = self.search_space.action_sizes
@@ -98,7 +108,7 @@ class NOSBenchEditEnv(ProgramEnv):
 
     @property
     def program(self) -> Program:
-        """The program as it is now."""
+        """The program after the edits so far."""
         return self._program
 
     def reset(
@@ -107,7 +117,7 @@ class NOSBenchEditEnv(ProgramEnv):
         """Starts from `start`, or from `options["program"]`.
 
         Raises:
-            InvalidProgram: If that is no program of the search space.
+            InvalidProgram: If that is not a program of the search space.
         """
         super().reset(seed=seed)
         given = (options or {}).get("program")
@@ -130,13 +140,13 @@ class NOSBenchEditEnv(ProgramEnv):
     def _improve(self, program: Program, over: bool, evaluations: Sequence[Evaluation]) -> StepResult:
         evaluation, *base = evaluations
         if base:
-            self._base_value = value(base[0], self.failure_reward)
-        before, after = self._base_value, value(evaluation, self.failure_reward)
+            self._base_value = final_reward(base[0], self.failure_reward)
+        before, after = self._base_value, final_reward(evaluation, self.failure_reward)
         assert before is not None
         self.last_evaluation = evaluation
         if self._every_step:
             self._base, self._base_value = program, after
-        return self._go_on(program, over, after - before, outcome(program, evaluation))
+        return self._go_on(program, over, after - before, final_info(program, evaluation))
 
     def _go_on(self, program: Program, over: bool, reward: float, info: dict[str, Any]) -> StepResult:
         self._program, self._over = program, over
@@ -145,7 +155,7 @@ class NOSBenchEditEnv(ProgramEnv):
         return self._observation(), reward, over, False, info
 
     def _edited(self, kind: int, place: int, numbers: Sequence[int]) -> Program:
-        """The program after an edit; as it is if that can't be made."""
+        """Returns the program after an edit; unchanged if the edit can't be made."""
         instructions = list(self._program)
         instruction = self.search_space.decode(numbers)
         assert instruction is not None
@@ -159,7 +169,7 @@ class NOSBenchEditEnv(ProgramEnv):
         return edited if edited is not None and edited in self.search_space else self._program
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which choices are possible now, the factors' masks in a row: `(121,)` bool for the default space."""
+        """Returns the masks of all factors, concatenated: `(121,)` bool for the default space."""
         space, length = self.search_space, len(self._program)
         longest = space.max_instructions
         kinds = [length < longest, length > 1, True, True]
@@ -181,9 +191,9 @@ class NOSBenchEditEnv(ProgramEnv):
         """See `ProgramEnv.set_state`."""
         program, base, edits_left, over = read_state(state, "program", "base", "edits_left", "over")
         base = Program.from_json(base)
-        for name, found in (("program", program), ("base", base)):
-            if found not in self.search_space:
-                raise ValueError(f"the state's {name} is not in this env's {self.search_space}:\n{found}")
+        for name, given in (("program", program), ("base", base)):
+            if given not in self.search_space:
+                raise ValueError(f"the state's {name} is not in this env's {self.search_space}:\n{given}")
         if isinstance(edits_left, bool) or not isinstance(edits_left, int) or not 0 <= edits_left <= self._max_edits:
             raise ValueError(f"'edits_left' must be an integer from 0 to {self._max_edits}, got {edits_left!r}")
         if not over and edits_left == 0:
@@ -201,7 +211,7 @@ class NOSBenchEditEnv(ProgramEnv):
         return np.append(rows_of(self._program, self.search_space), self._edits_left)
 
     def _read(self, start: Any) -> Program:
-        """The program that an argument names, brought into the search space."""
+        """Returns the program that an argument names, brought into the search space."""
         if isinstance(start, Program):
             program = start
         elif isinstance(start, str):

@@ -1,4 +1,4 @@
-"""`NOSBench-v0`: building an optimizer, an instruction a step."""
+"""`NOSBench-v0`: builds an optimizer, one instruction a step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nosbench_env.envs.program_env import (
     ProgramEnv,
     Proposal,
     StepResult,
-    outcome,
+    final_info,
+    final_reward,
     read_state,
-    value,
 )
 from nosbench_env.language.draft import ARITIES, FIRST_SLOT_TOKEN, FUNCTION_NAMES, MAX_ARITY, STOP, Draft
 from nosbench_env.language.program import FIRST_WRITABLE_SLOT, Instruction, InvalidProgram, Program
@@ -25,48 +25,49 @@ from nosbench_env.language.search_space import SearchSpace
 if TYPE_CHECKING:
     from nosbench_env.evaluation import Evaluation
 
-WIDTH = 2 + MAX_ARITY  # numbers an instruction
+WIDTH = 2 + MAX_ARITY  # numbers of an instruction
 
 
 class NOSBenchEnv(ProgramEnv):
-    """An agent writes an optimizer; the reward is the negative loss that a network trained with it reaches.
+    """An environment in which an agent writes an optimizer; the reward is its negative loss.
 
     ## Description
-    An episode builds a program, one instruction a step. It ends with the STOP action or at the maximum length; then the
-    oracle evaluates the program: it trains the task's network with it, unless the result of an equivalent program is in
-    the store. A step that ends an episode may therefore take from milliseconds to minutes; all others take
-    microseconds. The task, the store and torch are loaded at the first evaluation.
+    An episode builds a program, one instruction a step. It ends with the STOP action or at the maximum length. Then the
+    oracle evaluates the program: it trains the task's network with it, unless the store has the result of an equivalent
+    program. The last step of an episode may therefore take from milliseconds to minutes; all others take microseconds.
+    The task, the store and torch are loaded at the first evaluation.
 
     ## Action Space
     `MultiDiscrete([27, 20, 20, 20, 11])`: the function's number (in the order of `FUNCTIONS`; 26 is STOP), three input
-    slots, of which those beyond the function's arity are ignored, and the output slot less 9. The sizes follow
-    `memory_size`. Every action in the space is legal at any time. `action_masks()` gives the choices to prefer, in the
-    form that sb3-contrib's MaskablePPO reads: it forbids only STOP as the first action, which would give the empty
-    program. With `constraints` it forbids what no choice of the other numbers could make valid, which is all that masks
-    of independent factors can do; an action after which the program can't come to lie in the search space ends the
-    episode as a failure. Better masks for constraints are those of `NOSBenchToken-v0`.
+    slots (those beyond the function's arity are ignored), and the output slot less 9. The sizes follow `memory_size`.
+    Every action in the space is legal at any time. `action_masks()` gives the choices to prefer, in the form that
+    sb3-contrib's MaskablePPO reads. It forbids only STOP as the first action, which would give the empty program. With
+    `constraints` it also forbids choices that are invalid whatever the other factors are; masks of independent factors
+    can't do more. An action after which the program can't be completed within the search space ends the episode as a
+    failure. `NOSBenchToken-v0` has exact masks for constraints.
 
     ## Observation Space
-    `MultiDiscrete`, `(5 * max_instructions,)` int64: the program so far, five numbers an instruction: function number
-    + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. Instructions not yet written are 0.
+    `MultiDiscrete`, `(5 * max_instructions,)` int64: the program so far, five numbers for each instruction: function
+    number + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. Instructions not yet written are
+    0.
 
     ## Reward
-    0 until the last step; then `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite. The
-    loss is the mean training loss of the last epoch, in the task's unit (nats).
+    0 before the last step, which pays `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite.
+    The loss is the mean training loss of the last epoch, in the task's unit (nats).
 
     ## Starting State
-    The empty program. Nothing here is random: `seed` seeds only `np_random`, which the env does not use.
+    The empty program. The env is deterministic: `seed` seeds only `np_random`, which the env does not use.
 
     ## Episode End
     `terminated` is true after STOP or the last instruction that fits. `truncated` is always false. A wrapper that
-    truncates ends an episode without evaluating the program; it should pay `failure_reward`, since 0 would beat every
-    honest loss.
+    truncates ends an episode without evaluating the program. It should pay `failure_reward`: a reward of 0 would be
+    higher than that of most programs.
 
     ## Info
-    Empty until the last step; then `program` (its text), `loss` (a float, or None if not finite, which vector envs
-    may turn into NaN when they gather it) and `status` ("ok", "nan", "inf", or "invalid" for a program that breaks
-    the `constraints`): equal for equal actions. What may differ between two replays (whether it was a hit, seconds,
-    provenance) is in `env.unwrapped.last_evaluation`.
+    Empty before the last step; then `program` (its text), `loss` (a float, or None if not finite, which vector envs
+    may turn into NaN) and `status` ("ok", "nan", "inf", or "invalid" for a program that breaks the `constraints`).
+    Equal actions give equal infos. Facts that may differ between two replays (hit, seconds, provenance) are in
+    `env.unwrapped.last_evaluation`.
 
     ## Arguments
     Those of `ProgramEnv`.
@@ -77,8 +78,8 @@ class NOSBenchEnv(ProgramEnv):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The state: the observation, which tells the program; how many instructions it has; whether it is complete.
-        # Instructions are made when somebody asks for them: making one takes as long as a step.
+        # The state is the observation, from which `program` is made, and the number of instructions. Making an
+        # `Instruction` takes as long as a step, so that is done only when the program is asked for.
         self._observed = np.zeros(self.search_space.max_instructions * WIDTH, dtype=np.int64)
         self._length = 0
         self._draft = self._new_draft()
@@ -93,7 +94,7 @@ class NOSBenchEnv(ProgramEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an empty program. There are no options."""
+        """Starts with the empty program. There are no options."""
         super().reset(seed=seed)
         self._observed[:] = 0
         self._length, self._draft, self._over = 0, self._new_draft(), False
@@ -107,7 +108,7 @@ class NOSBenchEnv(ProgramEnv):
             ValueError: If the action is not in the action space.
             gymnasium.error.ResetNeeded: If the episode is over, or none has begun.
         """
-        if self._draft is None and not self._over:  # the way of nearly all steps, without a detour
+        if self._draft is None and not self._over:  # the fast path of nearly all steps
             numbers = self.search_space.check_action(action)
             if numbers[0] != STOP and self._length + 1 < self.search_space.max_instructions:
                 return self._append(_row(numbers))
@@ -138,13 +139,13 @@ class NOSBenchEnv(ProgramEnv):
         return self._observed.copy(), 0.0, False, False, {}
 
     def _end(self, last: tuple[int, ...] | None, program: Program, evaluation: Evaluation | None) -> StepResult:
-        """The step that ends the episode, with a last instruction or without; as a failure if nothing was evaluated."""
+        """Ends the episode, with a last instruction if given; as a failure without evaluation."""
         self._over, self.last_evaluation = True, evaluation
         if last is not None:
             self._write(last)
-        reward = value(evaluation, self.failure_reward)
+        reward = final_reward(evaluation, self.failure_reward)
         self._print_if_human()
-        return self._observed.copy(), reward, True, False, outcome(program, evaluation)
+        return self._observed.copy(), reward, True, False, final_info(program, evaluation)
 
     def _write(self, row: tuple[int, ...]) -> None:
         start = self._length * WIDTH
@@ -152,7 +153,7 @@ class NOSBenchEnv(ProgramEnv):
         self._length += 1
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which choices are allowed now, the factors' masks in a row: `(98,)` bool for the default space."""
+        """Returns the masks of all factors, concatenated: `(98,)` bool for the default space."""
         if self._draft is not None:
             return (self.search_space.draft() if self._over else self._draft).factored_masks()
         return self.search_space.action_masks(self._length)
@@ -179,20 +180,20 @@ class NOSBenchEnv(ProgramEnv):
         return self._observed.copy()
 
     def _new_draft(self) -> Draft | None:
-        """What the constraints allow; None where there are none."""
+        """Returns a draft that checks the constraints; None if there are none."""
         return self.search_space.draft() if self.search_space.constraints else None
 
 
 def observation_space(space: SearchSpace) -> spaces.MultiDiscrete:
-    """The programs of a search space, as they are observed while they are written."""
+    """Returns the observation space of the programs of a search space."""
     function_choices, *slot_choices = space.action_sizes
-    # STOP is never part of a program, so one more than the functions is the number for "not yet written".
+    # A function's choices are "not yet written" and the functions: as many as with STOP, which is never observed.
     row = [function_choices, *[choices + 1 for choices in slot_choices]]
     return spaces.MultiDiscrete(row * space.max_instructions)
 
 
 def rows_of(program: Program, space: SearchSpace) -> Observation:
-    """A program of a search space as it is observed."""
+    """Returns the observation of a program of a search space."""
     rows = np.zeros((space.max_instructions, WIDTH), dtype=np.int64)
     for place, instruction in enumerate(program):
         rows[place] = _row(space.encode(instruction).tolist())
@@ -200,20 +201,20 @@ def rows_of(program: Program, space: SearchSpace) -> Observation:
 
 
 def program_of(observation: Observation, length: int) -> Program:
-    """The program that an observation shows, of so many instructions."""
+    """Returns the program of an observation with `length` instructions."""
     rows = observation.reshape(-1, WIDTH)[:length].tolist()
     return Program(tuple([_instruction(row) for row in rows]))
 
 
 def _row(numbers: Sequence[int]) -> tuple[int, ...]:
-    """An action as the observation shows it: one more, and 0 for the inputs that the function does not take."""
+    """Returns the row of the observation for an action: numbers + 1, and 0 beyond the arity."""
     function, first, second, third, output = numbers
     arity = ARITIES[function]
     return function + 1, first + 1, second + 1 if arity >= 2 else 0, third + 1 if arity >= 3 else 0, output + 1
 
 
 def _tokens(numbers: Sequence[int]) -> list[int]:
-    """The tokens of an action."""
+    """Returns the tokens of an action."""
     function, *inputs, output = numbers
     if function == STOP:
         return [STOP]
@@ -222,7 +223,7 @@ def _tokens(numbers: Sequence[int]) -> list[int]:
 
 
 def _instruction(row: Sequence[int]) -> Instruction:
-    """The instruction that a row of the observation shows."""
+    """Returns the instruction of a row of the observation."""
     function, first, second, third, output = row
     inputs = (first - 1, second - 1, third - 1)[: ARITIES[function - 1]]
     return Instruction(FUNCTION_NAMES[function - 1], inputs, output - 1 + FIRST_WRITABLE_SLOT)

@@ -1,4 +1,4 @@
-"""What the environments share: arguments, oracle, evaluation, rendering, copies."""
+"""`ProgramEnv`: the common part of the environments."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ Ending = Literal["ok", "nan", "inf", "invalid"]
 
 
 class UnknownRenderMode(ValueError, TypeError):
-    """The env does not render in this way.
+    """A render mode that the env does not have.
 
-    A TypeError as well, since that tells stable-baselines3's `make_vec_env`, which first asks any env for "rgb_array",
-    to do without.
+    It is also a TypeError: stable-baselines3's `make_vec_env` tries "rgb_array" first and goes on without after one.
     """
 
 
@@ -41,8 +40,8 @@ class Proposal:
     """A step before it is taken.
 
     Attributes:
-        programs: What must be evaluated for it.
-        commit: Takes the step, given the evaluations; until then the env is as it was.
+        programs: The programs to evaluate for it.
+        commit: Takes the step, given their evaluations. Until then the env is unchanged.
     """
 
     programs: tuple[Program, ...]
@@ -50,25 +49,24 @@ class Proposal:
 
 
 class ProgramEnv(gymnasium.Env[Observation, Any]):
-    """An environment whose episodes end in an optimizer, which the oracle evaluates.
+    """An environment whose episodes build an optimizer, which the oracle evaluates.
 
     ## Arguments
-    All are plain JSON data, so that they travel in the env's spec, but for `oracle`.
+    All but `oracle` are plain JSON data and are kept in the env's spec.
 
-    * `task`: a name in `TASKS`: "pfn", the paper's task, or "toy", which takes less than a second, ...; or
-      "mlp-openml-ID".
+    * `task`: a name in `TASKS`, such as "pfn" (the paper's task) or "toy" (less than a second); or "mlp-openml-ID".
     * `epochs`: length of training; None is the task's default (20 for "pfn", as in the paper).
-    * `training_seed`: seed of the trainings (the env has none); 0 is the paper's.
+    * `training_seed`: seed of the trainings; 0 is the paper's. The env itself is deterministic.
     * `max_instructions`, `memory_size`: bounds of the search space; the defaults are the paper's.
-    * `device`: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N".
-    * `store`: where results are kept, a file or a URL such as `postgresql://user@host/database`; None is the user's
+    * `device`: "auto" (a GPU if available), "cpu", "cuda", "cuda:N".
+    * `store`: the store of results, a file or a URL such as `postgresql://user@host/database`; None is the user's
       default store.
-    * `failure_reward`: the reward of a failed program, and the least there is.
-    * `render_mode`: "ansi" (`render()` returns the program's text) or "human" (it is printed as it grows).
-    * `arithmetic`: "float32", or "tf32" for reduced precision on a GPU, which has results of its own.
-    * `identity`: which programs share a result: "fingerprint", "canonical", or "paper"; see `Oracle`.
-    * `shipped`: whether results that come with the package answer too.
-    * `constraints`: which programs to leave out of the search space, some of "written", "used", "gradient"; see
+    * `failure_reward`: the reward of a failed program, and the lowest reward.
+    * `render_mode`: "ansi" (`render()` returns the program's text) or "human" (each step prints it).
+    * `arithmetic`: "float32", or "tf32" for reduced precision on a GPU. Results of the two are kept apart.
+    * `identity`: "fingerprint", "canonical" or "paper", the rule by which programs share a result; see `Oracle`.
+    * `shipped`: True to use the results shipped with the package.
+    * `constraints`: some of "written", "used", "gradient", which leave programs out of the search space; see
       `SearchSpace`. The default is none, the paper's space.
     * `oracle`: an `Oracle` to use instead of one made from the arguments; only when constructing an env directly.
     """
@@ -121,7 +119,9 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
     @abstractmethod
     def propose(self, action: Any) -> Proposal:
-        """What `step` would do with an action, for whoever evaluates the programs of many envs at once.
+        """Prepares a step without taking it.
+
+        So the programs of many envs can be evaluated together.
 
         Raises:
             ValueError: If the action is not in the action space.
@@ -130,11 +130,11 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
     @abstractmethod
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which choices are allowed now, in the form that sb3-contrib's MaskablePPO reads."""
+        """Returns the mask of allowed choices, in the form of sb3-contrib's MaskablePPO."""
 
     @property
     def oracle(self) -> Oracle:
-        """What evaluates the programs, made at its first use."""
+        """The oracle that evaluates the programs, made at its first use."""
         if self._oracle is None:
             from nosbench_env.oracles.oracle import Oracle  # loads torch
 
@@ -149,14 +149,16 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
         return self._oracle
 
     def evaluate(self, programs: Sequence[Program]) -> list[Evaluation]:
-        """What the env's oracle says about programs, at the env's length and seed of training."""
-        # One by one: there are two at most, for which worker processes would take longer to start than to train.
+        """Evaluates programs with the env's oracle, length and seed of training."""
+        # One by one: there are at most two, and worker processes would take longer to start than to train them.
         return [
             self.oracle.query(program, self._epochs, self._training_seed, last_epoch_only=True) for program in programs
         ]
 
     def step(self, action: Any) -> StepResult:
-        """Takes a step; if it needs an evaluation and that fails or is interrupted, it has not been taken.
+        """Takes a step.
+
+        If an evaluation fails or is interrupted, the env is unchanged and the step can be taken again.
 
         Raises:
             ValueError: If the action is not in the action space.
@@ -166,31 +168,37 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
         return proposal.commit(self.evaluate(proposal.programs))
 
     def render(self) -> str | None:
-        """The program so far, and its loss once it is evaluated ("ansi"); "human" prints this by itself."""
+        """Returns the program so far, with its loss once evaluated.
+
+        That is in the mode "ansi". In others it returns None; each step prints the text in the mode "human".
+        """
         return self._text() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Ends workers and closes the store, so that all results are in its file; an evaluation opens both again."""
+        """Stops workers and closes the store, which completes its file.
+
+        A later evaluation reopens both.
+        """
         if self._oracle is not None and self._injected is None:
             self._oracle.close()
 
     def fork(self) -> Self:
-        """A second env in the same state, which goes its own way from here; `copy.deepcopy` does the same."""
+        """Returns an independent copy of the env in the same state, as `copy.deepcopy` does."""
         return copy.deepcopy(self)
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
-        """The state as JSON data, for `set_state`."""
+        """Returns the state as JSON data, for `set_state`."""
 
     @abstractmethod
     def set_state(self, state: dict[str, Any]) -> Observation:
-        """Returns to a state of `get_state`, also of another env or process.
+        """Restores a state of `get_state`, which may come from another env or process.
 
         Returns:
             The observation in that state.
 
         Raises:
-            ValueError: If it is not a state, or its program does not fit this env's search space.
+            ValueError: If the data is no state, or its program is not in this env's search space.
         """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -217,20 +225,21 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
             print(self._text(), end="\n\n", flush=True)
 
 
-def value(evaluation: Evaluation | None, failure_reward: float) -> float:
-    """What a program is worth: its negative loss, but `failure_reward` at least, and that for a failure.
+def final_reward(evaluation: Evaluation | None, failure_reward: float) -> float:
+    """Returns the reward of a finished program: its negative loss, and at least `failure_reward`.
 
-    Not to be evaluated, as programs outside the search space are not, is a failure too.
+    A failed program gets `failure_reward`. Programs outside the search space are not evaluated and count as failures.
     """
     if evaluation is None or evaluation.status != "ok":
         return failure_reward
     return max(-evaluation.loss, failure_reward)
 
 
-def outcome(program: Program, evaluation: Evaluation | None) -> dict[str, Any]:
-    """The info of an evaluated step; of a program that is not in the search space, where there is no evaluation.
+def final_info(program: Program, evaluation: Evaluation | None) -> dict[str, Any]:
+    """Returns the info of a finished program: its text, loss and status.
 
-    `loss` is None if it is not finite; where vector envs gather several, that may become NaN. `status` always tells.
+    The status is "invalid" without an evaluation, for a program outside the search space. `loss` is None if it is not
+    finite; vector envs may turn None into NaN when they gather infos.
     """
     status: Ending = "invalid" if evaluation is None else evaluation.status
     loss = evaluation.loss if evaluation is not None and status == "ok" else None
@@ -238,11 +247,11 @@ def outcome(program: Program, evaluation: Evaluation | None) -> dict[str, Any]:
 
 
 def read_state(state: dict[str, Any], *fields: str) -> list[Any]:
-    """Fields of a state, of which "program" is read as a `Program`, and "over" must be a bool."""
+    """Returns fields of a state; "program" as a `Program`, "over" checked to be a bool."""
     try:
-        found = [Program.from_json(state[name]) if name == "program" else state[name] for name in fields]
+        values = [Program.from_json(state[name]) if name == "program" else state[name] for name in fields]
     except (KeyError, TypeError):
         raise ValueError(f"expected a state from get_state(), got {state!r}") from None
     if not isinstance(over := state.get("over"), bool):
         raise ValueError(f"'over' must be true or false, got {over!r}")
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""`NOSBenchToken-v0`: building an optimizer, a token a step."""
+"""`NOSBenchToken-v0`: builds an optimizer, one token a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from nosbench_env.envs.instruction_env import WIDTH, observation_space
-from nosbench_env.envs.program_env import Observation, ProgramEnv, Proposal, StepResult, outcome, read_state, value
+from nosbench_env.envs.program_env import (
+    Observation,
+    ProgramEnv,
+    Proposal,
+    StepResult,
+    final_info,
+    final_reward,
+    read_state,
+)
 from nosbench_env.language.draft import ARITIES, FIRST_SLOT_TOKEN, FUNCTION_NAMES, STOP, Draft
 from nosbench_env.language.program import FIRST_WRITABLE_SLOT, SLOT_NAMES, InvalidProgram, Program
 
@@ -19,36 +27,36 @@ if TYPE_CHECKING:
 
 
 class NOSBenchTokenEnv(ProgramEnv):
-    """As `NOSBench-v0`, but each instruction takes several steps, so that masks can say exactly what is allowed.
+    """An environment like `NOSBench-v0` that writes token by token, with exact masks.
 
     ## Description
-    A step writes one token: a function, then as many inputs as it takes, then the output; and so on, until STOP or the
-    maximum length. The oracle then evaluates the program, as in `NOSBench-v0`. This is the form for MaskablePPO and for
-    sequence models: which tokens are allowed depends on those before, and `action_masks()` knows.
+    A step writes one token: a function, then each of its inputs, then the output, then the next function, until STOP or
+    the maximum length. The oracle then evaluates the program, as in `NOSBench-v0`. This form suits MaskablePPO and
+    sequence models: the allowed tokens depend on those before, and `action_masks()` gives them.
 
     ## Action Space
     `Discrete(27 + memory_size)`: 0 to 25 are the functions (in the order of `FUNCTIONS`), 26 is STOP, 27 + s is slot s.
-    `action_masks()` is exact: a token is allowed if and only if some program of the search space begins like this, with
-    its `constraints`. A token that is not allowed ends the episode as a failure.
+    Masks are exact: a token is allowed if and only if the tokens so far can be completed to a program of the search
+    space with its `constraints`. A token that is not allowed ends the episode as a failure.
 
     ## Observation Space
-    That of `NOSBench-v0`: `MultiDiscrete`, `(5 * max_instructions,)` int64, five numbers an instruction: function
-    number + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. What is not yet written is 0, in
-    the instruction that is being written too.
+    That of `NOSBench-v0`: `MultiDiscrete`, `(5 * max_instructions,)` int64, five numbers for each instruction:
+    function number + 1, three inputs + 1 (0 where the function takes fewer), output slot - 8. Numbers not yet written
+    are 0, also those of an incomplete instruction.
 
     ## Reward
-    0 until the last step; then `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite or the
-    token was not allowed.
+    0 before the last step, which pays `max(-loss, failure_reward)`, or `failure_reward` if the loss is NaN or infinite
+    or the token was not allowed.
 
     ## Starting State
-    The empty program. Nothing here is random: `seed` seeds only `np_random`, which the env does not use.
+    The empty program. The env is deterministic: `seed` seeds only `np_random`, which the env does not use.
 
     ## Episode End
     `terminated` is true after STOP, after the last instruction that fits, and after a token that is not allowed.
     `truncated` is always false; see `NOSBench-v0`.
 
     ## Info
-    Empty until the last step; then `program` (the text of its complete instructions), `loss` (a float, or None) and
+    Empty before the last step; then `program` (the text of its complete instructions), `loss` (a float, or None) and
     `status` ("ok", "nan", "inf", or "invalid" after a token that is not allowed: such a program is not evaluated).
 
     ## Arguments
@@ -67,13 +75,13 @@ class NOSBenchTokenEnv(ProgramEnv):
 
     @property
     def program(self) -> Program:
-        """The program so far, without the instruction that is being written."""
+        """The program so far, without an incomplete instruction."""
         return self._draft.program
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an empty program. There are no options."""
+        """Starts with the empty program. There are no options."""
         super().reset(seed=seed)
         self._observed[:] = 0
         self._draft, self._over = self.search_space.draft(), False
@@ -100,19 +108,22 @@ class NOSBenchTokenEnv(ProgramEnv):
     def _end(self, draft: Draft, evaluation: Evaluation | None) -> StepResult:
         self._write(draft)
         self._over, self.last_evaluation = True, evaluation
-        reward = value(evaluation, self.failure_reward)
+        reward = final_reward(evaluation, self.failure_reward)
         self._print_if_human()
-        return self._observed.copy(), reward, True, False, outcome(self.program, evaluation)
+        return self._observed.copy(), reward, True, False, final_info(self.program, evaluation)
 
     def _write(self, draft: Draft) -> None:
-        """Makes a draft the current one, of which the observation shows all but its newest token."""
+        """Makes `draft` the current draft, and adds its newest token to the observation."""
         self._draft = draft
         place = len(draft.rows) - (not draft.partial)  # of the row where the newest token stands
         if place >= 0:
             self._observed[place * WIDTH : (place + 1) * WIDTH] = _shown(draft.partial or draft.rows[place])
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which tokens are allowed now: `(47,)` bool for the default space; after the end, at the next beginning."""
+        """Returns the mask of the tokens allowed now: `(47,)` bool for the default space.
+
+        After the end of an episode it is the mask of the next one's first token.
+        """
         return (self.search_space.draft() if self._over else self._draft).mask()
 
     def get_state(self) -> dict[str, Any]:
@@ -131,7 +142,7 @@ class NOSBenchTokenEnv(ProgramEnv):
                 draft.push(operator.index(number) + (FIRST_SLOT_TOKEN if place else 0))
         except (InvalidProgram, TypeError) as error:
             raise ValueError(
-                f"the state is none of this env, whose programs are {self.search_space}: {error}"
+                f"the state does not fit this env, whose programs are {self.search_space}: {error}"
             ) from None
         if draft.finished and not over:
             raise ValueError(f"'over' must be true for a program of the full {len(program)} instructions")
@@ -161,7 +172,7 @@ class NOSBenchTokenEnv(ProgramEnv):
 
 
 def _shown(written: tuple[int, ...]) -> tuple[int, ...]:
-    """An instruction as the observation shows it, be it complete or not."""
+    """Returns the row of the observation for an instruction, complete or not."""
     function, *slots = written
     arity = ARITIES[function]
     inputs = [slot + 1 for slot in slots[:arity]]

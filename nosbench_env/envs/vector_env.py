@@ -1,4 +1,4 @@
-"""Many environments stepped at once, in this process: the programs that a step completes are evaluated together."""
+"""Vector environments in one process, which evaluate the programs of all sub-envs together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nosbench_env.envs.array_drafts import ArrayDrafts, InstructionDrafts, TokenDrafts
 from nosbench_env.envs.edit_env import NOSBenchEditEnv
 from nosbench_env.envs.instruction_env import NOSBenchEnv
-from nosbench_env.envs.program_env import ProgramEnv, outcome, value
+from nosbench_env.envs.program_env import ProgramEnv, final_info, final_reward
 from nosbench_env.envs.token_env import NOSBenchTokenEnv
 from nosbench_env.language.program import Program
 
@@ -31,20 +31,20 @@ Info = dict[str, Any]
 Evaluate = Callable[[Sequence[Program]], "list[Evaluation]"]
 VectorStep = tuple[Integers, NDArray[np.float64], Flags, Flags, Info]
 
-_READING = frozenset({"action_masks", "fork", "get_state", "render"})  # methods that change nothing in a sub-env
+_READING = frozenset({"action_masks", "fork", "get_state", "render"})  # methods that do not change a sub-env
 
 
 @dataclass(slots=True)
 class Transition:
-    """What a step of all sub-envs gives, before it is put in Gymnasium's form.
+    """The results of a step of all sub-envs, by sub-env.
 
     Attributes:
         rewards: `(n,)` float64.
         terminations: `(n,)` bool.
         truncations: `(n,)` bool.
-        infos: The steps' infos by number of the sub-env, but for empty ones.
-        final_observations: The last observations of episodes, where the next has begun already.
-        reset_infos: The infos of these resets.
+        infos: The steps' infos by number of the sub-env, without empty ones.
+        final_observations: The last observations of episodes after which the next has already begun.
+        reset_infos: The infos of the resets that began them.
     """
 
     rewards: NDArray[np.float64]
@@ -58,27 +58,27 @@ class Transition:
 class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
     """Many environments of one kind in one process, whose programs are evaluated together.
 
-    Step by step it does what Gymnasium's `SyncVectorEnv` does with the same single environments, whose docstrings say
-    what spaces, rewards and infos are. But the programs that a step completes are put to the oracle in one call, each
-    once, so that the unknown ones train side by side; and the steps themselves cost little.
+    It behaves like Gymnasium's `SyncVectorEnv` with the same single environments, whose docstrings describe spaces,
+    rewards and infos. But the oracle gets all programs that a step completes in one call, each once, and trains the
+    unknown ones side by side; and the steps themselves are fast.
     `gymnasium.make_vec("nosbench_env:NOSBench-v0", num_envs=64)` makes one.
 
     ## Arguments
     Those of the single environment, the same for all sub-envs, and
 
-    * `num_envs`: how many sub-envs there are.
-    * `autoreset_mode`: when a sub-env whose episode is over starts the next: an `AutoresetMode` or its value.
+    * `num_envs`: number of sub-envs.
+    * `autoreset_mode`: an `AutoresetMode` or its value, the time at which a sub-env starts its next episode.
       "NextStep": in the next step, which ignores its action. "SameStep": at once; the last observation and info of the
-      old episode are in `infos["final_obs"]` and `infos["final_info"]`. "Disabled": when the caller says so, with
+      old episode are in `infos["final_obs"]` and `infos["final_info"]`. "Disabled": when the caller resets it with
       `reset(options={"reset_mask": mask})`, where the mask is a bool array.
 
-    If an evaluation fails or is interrupted, the step has not happened in any sub-env, and can be taken again.
+    If an evaluation fails or is interrupted, no sub-env has taken the step, and it can be taken again.
 
-    Sub-envs that neither edit nor render nor have constraints are stepped together, as arrays; others one by one.
+    Sub-envs without edits, rendering and constraints are stepped together, as arrays; others one by one.
     """
 
     env_type: ClassVar[type[ProgramEnv]]
-    board_type: ClassVar[type[ArrayDrafts] | None] = None
+    drafts_type: ClassVar[type[ArrayDrafts] | None] = None
 
     def __init__(
         self, num_envs: int = 1, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, **arguments: Any
@@ -97,34 +97,34 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         self._begun = np.zeros(num_envs, dtype=np.bool_)
         self._over = np.zeros(num_envs, dtype=np.bool_)
         self._sub_envs: _SubEnvs
-        if self.board_type is None or env.render_mode is not None or env.search_space.constraints:
+        if self.drafts_type is None or env.render_mode is not None or env.search_space.constraints:
             envs, shape = [env, *(env.fork() for _ in range(num_envs - 1))], self.observation_space.shape or ()
             self._sub_envs = _SeparateEnvs(envs, np.zeros(shape, dtype=np.int64), self._evaluate)
         else:
-            self._sub_envs = _EnvsOnBoard(env, self.board_type(env.search_space, num_envs), self._evaluate)
+            self._sub_envs = _ArrayEnvs(env, self.drafts_type(env.search_space, num_envs), self._evaluate)
 
     @property
     def oracle(self) -> Oracle:
-        """What evaluates the programs, made at its first use."""
+        """The oracle that evaluates the programs, made at its first use."""
         return self._env.oracle
 
     @property
     def last_evaluations(self) -> list[Evaluation | None]:
-        """Each sub-env's last evaluation, which has what infos have not: whether it was a hit, seconds, provenance."""
+        """Each sub-env's last evaluation, with facts that infos lack: hit, seconds, provenance."""
         return list(self._sub_envs.last_evaluations)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Integers, Info]:
-        """Starts an episode in every sub-env, or in some.
+        """Starts an episode in every sub-env, or in some of them.
 
         Args:
-            seed: A seed for each sub-env; or one number, from which they count up.
-            options: What the single env takes; and "reset_mask", a bool array `(num_envs,)`: which ones to reset.
+            seed: A seed for each sub-env; or the first one's seed, from which the others count up.
+            options: The options of the single env, and "reset_mask", a bool array `(num_envs,)` of those to reset.
 
         Raises:
-            TypeError: If the mask is no bool array.
-            ValueError: If the mask has another shape or is all false, or the number of seeds is not that of sub-envs.
+            TypeError: If the mask is not a bool array.
+            ValueError: If the mask has another shape or is all false, or there is not one seed for each sub-env.
         """
         which = np.ones(self.num_envs, dtype=np.bool_)
         if options is not None and "reset_mask" in options:
@@ -136,18 +136,20 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
     def reset_each(
         self, which: Flags, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
     ) -> dict[int, Info]:
-        """Starts an episode in each of `which`, with its own seed and options; returns the infos that there are."""
+        """Starts episodes in the sub-envs of the mask `which`; returns infos that are not empty."""
         infos = self._sub_envs.reset(which, seeds, options)
         self._begun |= which
         self._over &= ~which
         return infos
 
     def step(self, actions: Integers) -> VectorStep:
-        """Takes a step in each sub-env, or a reset where the last step ended an episode and the mode is "NextStep".
+        """Takes a step in each sub-env.
+
+        In the mode "NextStep" a sub-env whose episode is over is reset instead.
 
         Raises:
             ValueError: If an action is not in the action space. Then no sub-env has taken a step.
-            gymnasium.error.ResetNeeded: If a sub-env waits for the caller to reset it.
+            gymnasium.error.ResetNeeded: If the caller must reset a sub-env first.
         """
         taken = self.transition(actions)
         infos: list[tuple[int, Info]] = []
@@ -160,7 +162,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return self.observations(), taken.rewards, taken.terminations, taken.truncations, self._gathered(infos)
 
     def transition(self, actions: Integers) -> Transition:
-        """Does what `step` does, for those who want its infos by sub-env."""
+        """Does the same as `step`, and returns infos by sub-env."""
         waiting = ~self._begun
         if self.autoreset_mode == AutoresetMode.DISABLED:
             waiting |= self._over
@@ -177,48 +179,52 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return taken
 
     def observations(self) -> Integers:
-        """A new array of all observations."""
+        """Returns a new array of all observations."""
         return self._sub_envs.observations()
 
     def action_masks(self) -> Flags:
-        """Which choices each sub-env has now, as the single env says: `(num_envs, k)`."""
+        """Returns the action masks of all sub-envs, as those of the single env: `(num_envs, k)`."""
         return self._sub_envs.action_masks()
 
     def render(self) -> tuple[str | None, ...]:  # type: ignore[override]  # Gymnasium's has no strings
-        """What each sub-env renders."""
+        """Renders each sub-env."""
         return self.call("render")
 
     def envs(self, *, to_change: bool = True) -> list[ProgramEnv]:
-        """The single environments; stepping is slow once they were taken to be changed."""
+        """Returns the single environments. Stepping is slow after a call with `to_change`."""
         envs = self._sub_envs.envs(self._over | ~self._begun)
         if to_change:
             self._sub_envs = _SeparateEnvs(envs, self.observations(), self._evaluate)
         return envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What a method of each sub-env gives, or its attribute of that name if it is no method."""
+        """Calls a method, or gets an attribute, of each sub-env."""
         return tuple(self.call_in(range(self.num_envs), name, *args, **kwargs))
 
     def call_in(self, numbers: Iterable[int], name: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """The same for some of the sub-envs."""
+        """Does the same as `call` for some of the sub-envs."""
         if name == "action_masks":
             masks = self.action_masks()
             return [masks[number] for number in numbers]
         envs = self.envs(to_change=False)
         if callable(getattr(envs[0], name)) and name not in _READING:
             envs = self.envs()
-        found = [getattr(envs[number], name) for number in numbers]
-        return [each(*args, **kwargs) if callable(each) else each for each in found]
+        attributes = [getattr(envs[number], name) for number in numbers]
+        return [each(*args, **kwargs) if callable(each) else each for each in attributes]
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """The same as `call`, as in Gymnasium's vector envs."""
+        """Does the same as `call`, as in Gymnasium's vector envs."""
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of each sub-env: to the same value, or to its own if there is a list or tuple of them.
+        """Sets an attribute of each sub-env.
+
+        Args:
+            name: The attribute.
+            values: One value for all, or a list or tuple with one for each.
 
         Raises:
-            ValueError: If there is another number of values.
+            ValueError: If the list has another length.
         """
         if not isinstance(values, (list, tuple)):
             values = [values] * self.num_envs
@@ -238,7 +244,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return self.call("np_random_seed")
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the store, so that all results are in its file."""
+        """Closes the store, which completes its file."""
         if hasattr(self, "_sub_envs"):  # not if an argument was wrong
             for env in self._sub_envs.single:
                 env.close()
@@ -273,29 +279,29 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return mask
 
     def _checked_actions(self, actions: Any) -> Integers:
-        """The actions; 0 where an episode is over, and the action is ignored."""
-        found, shape = np.asarray(actions), self.action_space.shape
-        if found.dtype.kind not in "iu" or found.shape != shape:
+        """Returns the actions as int64, with 0 where they are ignored (the episode is over)."""
+        numbers, shape = np.asarray(actions), self.action_space.shape
+        if numbers.dtype.kind not in "iu" or numbers.shape != shape:
             raise ValueError(f"actions must be integers of the shape {shape}, got {actions!r}")
-        found = found.astype(np.int64)
-        found[self._over] = 0
-        wrong = (found < 0) | (found >= self._choices)
+        numbers = numbers.astype(np.int64)
+        numbers[self._over] = 0
+        wrong = (numbers < 0) | (numbers >= self._choices)
         if wrong.any():
             number = int(np.flatnonzero(wrong.reshape(self.num_envs, -1).any(axis=1))[0])
-            raise ValueError(f"sub-env {number}: the action {found[number]} is not in {self.single_action_space}")
-        return found
+            raise ValueError(f"sub-env {number}: the action {numbers[number]} is not in {self.single_action_space}")
+        return numbers
 
 
 class NOSBenchVectorEnv(ProgramVectorEnv):
     """Many environments `NOSBench-v0`; see `ProgramVectorEnv`."""
 
-    env_type, board_type = NOSBenchEnv, InstructionDrafts
+    env_type, drafts_type = NOSBenchEnv, InstructionDrafts
 
 
 class NOSBenchTokenVectorEnv(ProgramVectorEnv):
     """Many environments `NOSBenchToken-v0`; see `ProgramVectorEnv`."""
 
-    env_type, board_type = NOSBenchTokenEnv, TokenDrafts
+    env_type, drafts_type = NOSBenchTokenEnv, TokenDrafts
 
 
 class NOSBenchEditVectorEnv(ProgramVectorEnv):
@@ -305,10 +311,10 @@ class NOSBenchEditVectorEnv(ProgramVectorEnv):
 
 
 class _SubEnvs(Protocol):
-    """The sub-envs of a vector env, however they are kept.
+    """The sub-envs of a vector env, as single environments or as arrays.
 
     Attributes:
-        single: Single environments that have been made for it.
+        single: The single environments made so far.
     """
 
     single: list[ProgramEnv]
@@ -317,7 +323,7 @@ class _SubEnvs(Protocol):
     def last_evaluations(self) -> list[Evaluation | None]: ...
 
     def observations(self) -> Integers:
-        """A new array of all observations."""
+        """Returns a new array of all observations."""
 
     def action_masks(self) -> Flags: ...
 
@@ -326,14 +332,14 @@ class _SubEnvs(Protocol):
     ) -> dict[int, Info]: ...
 
     def step(self, actions: Integers, over: Flags, reset_at_once: bool) -> Transition:
-        """Takes a step in each sub-env; but resets those whose episode is over. Or else nothing has happened."""
+        """Steps each sub-env, or resets it after an episode's end. Errors change nothing."""
 
     def envs(self, over: Flags) -> list[ProgramEnv]:
-        """The sub-envs as they are now, given whose episode is over."""
+        """Returns the sub-envs in their present state; `over` tells those whose episode is over."""
 
 
 class _SeparateEnvs:
-    """Sub-envs that are single environments."""
+    """Sub-envs as single environments."""
 
     def __init__(self, envs: list[ProgramEnv], observations: Integers, evaluate: Evaluate) -> None:
         self.single = envs
@@ -389,21 +395,21 @@ class _SeparateEnvs:
                 infos[number] = info
 
 
-class _EnvsOnBoard:
-    """Sub-envs that are rows of arrays."""
+class _ArrayEnvs:
+    """Sub-envs as rows of arrays."""
 
-    def __init__(self, env: ProgramEnv, board: ArrayDrafts, evaluate: Evaluate) -> None:
-        count = len(board.rows)
+    def __init__(self, env: ProgramEnv, drafts: ArrayDrafts, evaluate: Evaluate) -> None:
+        count = len(drafts.rows)
         self.last_evaluations: list[Evaluation | None] = [None] * count
-        self.single = [env]  # the others are made when asked for
-        self._env, self._board, self._evaluate = env, board, evaluate
-        self._new_seeds: list[int | None] = [None] * count  # that the single environments have not heard of
+        self.single = [env]  # the others are made when needed
+        self._env, self._drafts, self._evaluate = env, drafts, evaluate
+        self._new_seeds: list[int | None] = [None] * count  # that the single environments do not have yet
 
     def observations(self) -> Integers:
-        return self._board.observations()
+        return self._drafts.observations()
 
     def action_masks(self) -> Flags:
-        return self._board.masks()
+        return self._drafts.masks()
 
     def reset(
         self, which: Flags, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
@@ -412,30 +418,30 @@ class _EnvsOnBoard:
             if seeds[number] is not None:
                 seeding.np_random(seeds[number])  # raises if it is not a seed
                 self._new_seeds[number] = seeds[number]
-        self._board.clear(which)
+        self._drafts.clear(which)
         return {}
 
     def step(self, actions: Integers, over: Flags, reset_at_once: bool) -> Transition:
-        board, ended, refused = self._board.after(actions, ~over)
-        # Equal programs have equal observations, which are cheaper to compare.
-        written = {number: board.rows[number].tobytes() for number in np.flatnonzero(ended).tolist()}
+        drafts, ended, refused = self._drafts.after(actions, ~over)
+        # Equal programs have equal observations, which are faster to compare.
+        written = {number: drafts.rows[number].tobytes() for number in np.flatnonzero(ended).tolist()}
         programs: dict[bytes, Program] = {}
         for number, rows in written.items():
             if rows not in programs:
-                programs[rows] = board.program(number)
+                programs[rows] = drafts.program(number)
         asked = {rows: programs[rows] for number, rows in written.items() if not refused[number]}
         known = dict(zip(asked, self._evaluate(list(asked.values())), strict=True))
         # From here on nothing fails.
         taken = Transition(np.zeros(len(over)), ended, np.zeros_like(ended))
         for number, rows in written.items():
             evaluation = None if refused[number] else known[rows]
-            taken.rewards[number] = value(evaluation, self._env.failure_reward)
-            taken.infos[number] = outcome(programs[rows], evaluation)
+            taken.rewards[number] = final_reward(evaluation, self._env.failure_reward)
+            taken.infos[number] = final_info(programs[rows], evaluation)
             self.last_evaluations[number] = evaluation
             if reset_at_once:
-                taken.final_observations[number] = board.observation(number)
-        board.clear(ended if reset_at_once else over)
-        self._board = board
+                taken.final_observations[number] = drafts.observation(number)
+        drafts.clear(ended if reset_at_once else over)
+        self._drafts = drafts
         return taken
 
     def envs(self, over: Flags) -> list[ProgramEnv]:
@@ -444,13 +450,13 @@ class _EnvsOnBoard:
             if (seed := self._new_seeds[number]) is not None:
                 env.reset(seed=seed)
                 self._new_seeds[number] = None
-            env.set_state(self._board.state(number) | {"over": bool(over[number])})
+            env.set_state(self._drafts.state(number) | {"over": bool(over[number])})
             env.last_evaluation = self.last_evaluations[number]
         return self.single
 
 
 def _choices(space: gymnasium.Space[Any]) -> NDArray[np.int64] | int:
-    """How many choices an action has, or each of its factors."""
+    """Returns the number of choices of an action, or of each of its factors."""
     assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     return int(space.n) if isinstance(space, spaces.Discrete) else space.nvec
 

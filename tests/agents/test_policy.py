@@ -126,7 +126,7 @@ def test_the_agent_is_told_of_programs_of_other_processes_too() -> None:
 
 
 def test_ppo_plays_any_encoding() -> None:
-    """What it asks for is written in the env's encoding, whatever its own is."""
+    """Its programs are written in the env's encoding, whatever its own is."""
     agent = PPOAgent(SearchSpace(4), n_steps=24, minibatch_size=8, net_arch=(8,))
     policy = AgentPolicy(agent)
     evaluate_policy(policy, Monitor(policy.wrap(make_env("NOSBenchToken-v0", max_instructions=4))), n_eval_episodes=15)
@@ -160,5 +160,5 @@ def test_an_episode_begun_by_somebody_else_is_refused() -> None:
     policy, env = AgentPolicy(RandomSearch()), make_env()
     env.reset()
     observation, *_ = env.step(np.array([0, 1, 0, 0, 0]))
-    with pytest.raises(ValueError, match="not begun by this policy"):
+    with pytest.raises(ValueError, match="did not begin this episode"):
         policy.predict(observation)

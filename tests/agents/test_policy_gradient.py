@@ -1,70 +1,27 @@
-"""Policy gradients: the distribution they learn, its gradient, and what they remember."""
+"""Policy gradients: the gradient, learning, and the state."""
 
-import itertools
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from searches import TINY, evaluation, every_tiny_program, log_probabilities, loss_of, policy
 
-from nosbench_env import Evaluation, Instruction, InvalidProgram, Oracle, Program, SearchSpace
+from nosbench_env import Instruction, InvalidProgram, Oracle, Program, SearchSpace
 from nosbench_env.agents import Budget, PolicyGradient, search
-from nosbench_env.agents.token_policy import TokenPolicy
-from nosbench_env.execution.numerics import exact_arithmetic
 from nosbench_env.language.draft import CONSTRAINTS
 from nosbench_env.language.functions import FUNCTIONS
 
-TINY = SearchSpace(max_instructions=1, memory_size=10)
-EVERY_CONSTRAINTS = [c for n in range(4) for c in itertools.combinations(CONSTRAINTS, n)]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VARIANTS = {
     "reinforce": {},
     "risk-seeking": {"risk_seeking": True},
     "with evolution": {"risk_seeking": True, "evolution": 0.5, "population_size": 10, "tournament_size": 3},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the agent computes; on a busy machine small tensors on many threads are slow."""
-    with exact_arithmetic():
-        yield
-
-
-def every_tiny_program() -> list[Program]:
-    return [
-        Program((Instruction(function.name, inputs, 9),))
-        for function in FUNCTIONS.values()
-        for inputs in itertools.product(range(10), repeat=function.arity)
-    ]
-
-
-def policy(space: SearchSpace, seed: int = 0, **arguments: object) -> TokenPolicy:
-    """One that is not the untrained one."""
-    made = TokenPolicy(space, np.random.default_rng(seed), **arguments)
-    rng = np.random.default_rng(seed)
-    with torch.no_grad():
-        for weights in made.parameters():
-            weights.add_(torch.from_numpy(rng.normal(0, 0.5, tuple(weights.shape))))
-    return made
-
-
-def log_probabilities(made: TokenPolicy, programs: Sequence[Program]) -> torch.Tensor:
-    return made(made.read(programs))[0].sum(0)
-
-
-def evaluation(program: Program, loss: float, key: str | None = None) -> Evaluation:
-    status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
-    return Evaluation(program, "toy", 1, 0, loss, status, (loss,), key or str(program), False, "trained")
-
-
-def loss_of(program: Program) -> float:
-    return math.nan if len(program) % 7 == 6 else len(str(program)) / 100
 
 
 def play(
@@ -78,109 +35,9 @@ def play(
     return asked
 
 
-class TestTheDistribution:
-    @pytest.mark.parametrize("constraints", EVERY_CONSTRAINTS)
-    def test_probabilities_sum_to_one(self, constraints: tuple[str, ...]) -> None:
-        space = SearchSpace(1, 10, constraints)
-        programs = [program for program in every_tiny_program() if program in space]
-        assert log_probabilities(policy(space), programs).exp().sum().item() == pytest.approx(1, abs=1e-4)
-
-    def test_programs_are_drawn_as_often_as_their_probability_says(self) -> None:
-        made = policy(TINY)
-        programs = every_tiny_program()
-        expected = log_probabilities(made, programs).exp().detach().double().numpy() * 20_000
-        drawn = Counter(made.sample(20_000, np.random.default_rng(1)))
-        counts = np.array([drawn[program] for program in programs])
-        often = expected > 20
-        assert often.sum() > 20
-        assert np.mean((counts[often] - expected[often]) ** 2 / expected[often]) == pytest.approx(1, abs=0.5)
-
-    @pytest.mark.parametrize("constraints", [(), ("gradient", "used")])
-    def test_reading_finds_the_probabilities_of_writing(
-        self, constraints: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        made = policy(SearchSpace(6, constraints=constraints))
-        steps, logs = [], made._logs
-        monkeypatch.setattr(made, "_logs", lambda *inputs: steps.append(logs(*inputs)) or steps[-1])
-        programs = made.sample(9, np.random.default_rng(0))
-        lessons = made.read(programs)
-        writing = torch.stack([step[0] for step in steps])
-        chosen = lessons.choices[: len(writing)]
-        assert torch.allclose(
-            writing.gather(-1, chosen[..., None])[..., 0].sum(0), log_probabilities(made, programs), atol=1e-4
-        )
-
-    def test_what_comes_later_does_not_change_the_probability_of_what_came_before(self) -> None:
-        made = policy(SearchSpace(5))
-        one = Program.parse("r9 = mul(grad, 0.1); r10 = sign(r9)")
-        other = Program.parse("r9 = mul(grad, 0.1); r11 = add(param, step)")
-        (first, second), _ = (column.T for column in made(made.read([one, other])))
-        assert torch.equal(first[:5], second[:5])
-        assert not torch.equal(first, second)
-
-    def test_which_slots_are_written_is_seen(self) -> None:
-        made = policy(SearchSpace(4))
-        with torch.no_grad():  # no memory: what it knows is what it sees
-            for weights in made._gru.parameters():
-                weights.zero_()
-        programs = [Program.parse(f"{first} = sign(grad); r9 = exp(step); r9 = abs(r10)") for first in ("r10", "r11")]
-        first, second = made(made.read(programs))[0].T
-        assert torch.equal(first[:3], second[:3])
-        assert (first[4:10] != second[4:10]).all()
-
-    def test_entropy_is_that_of_the_choices(self) -> None:
-        made = policy(TINY)
-        programs = every_tiny_program()
-        logs, entropies = made(made.read(programs))
-        probabilities = logs.sum(0).exp()
-        assert (probabilities @ entropies.sum(0)).item() == pytest.approx(
-            -(probabilities @ logs.sum(0)).item(), abs=1e-3
-        )
-
-    @settings(max_examples=15, deadline=None)
-    @given(
-        seed=st.integers(0, 2**32),
-        constraints=st.sampled_from(EVERY_CONSTRAINTS),
-        longest=st.integers(1, 9),
-        memory_size=st.integers(10, 20),
-    )
-    def test_programs_lie_in_the_space(
-        self, seed: int, constraints: tuple[str, ...], longest: int, memory_size: int
-    ) -> None:
-        space = SearchSpace(longest, memory_size, constraints)
-        made = policy(space, seed)
-        programs = made.sample(5, np.random.default_rng(seed))
-        assert all(program in space and made.writes(program) for program in programs)
-        assert log_probabilities(made, programs).isfinite().all()
-
-    def test_the_untrained_policy_draws_like_the_space(self) -> None:
-        space = SearchSpace(4, 10)
-        made = TokenPolicy(space, np.random.default_rng(0))
-        program = Program.parse("r9 = mul(grad, 0.1); r9 = sign(r9)")
-        by_hand = -math.log(4) - 2 * math.log(26) - 3 * math.log(10)
-        assert log_probabilities(made, [program]).item() == pytest.approx(by_hand, abs=1e-4)
-
-    def test_the_length_prior_is_a_normal_distribution_cut_off(self) -> None:
-        made = TokenPolicy(SearchSpace(8), np.random.default_rng(0), length=(3, 2))
-        lengths = np.bincount([len(program) for program in made.sample(1000, np.random.default_rng(0))], minlength=9)
-        weights = np.exp(-(((np.arange(1, 9) - 3) / 2) ** 2) / 2)
-        assert lengths[1:] / 1000 == pytest.approx(weights / weights.sum(), abs=0.05)
-
-    def test_arities_are_equally_likely_if_asked_for(self) -> None:
-        made = TokenPolicy(TINY, np.random.default_rng(0), uniform_arity=True)
-        programs = made.sample(3000, np.random.default_rng(0))
-        arities = np.bincount([len(program[0].inputs) for program in programs])
-        assert arities[1:] / 3000 == pytest.approx([1 / 3] * 3, abs=0.04)
-
-    def test_a_program_that_constraints_keep_out_is_none_it_writes(self) -> None:
-        made = TokenPolicy(SearchSpace(constraints=("gradient",)), np.random.default_rng(0))
-        assert made.writes(Program.parse("r9 = sign(grad)"))
-        assert not made.writes(Program.parse("r9 = sign(param)"))
-
-
 class TestTheGradient:
     def test_reinforce_estimates_the_gradient_of_the_expected_reward(self) -> None:
-        """Its expectation, over all programs there are, is the gradient of what is to become greater."""
+        """Its expectation over all programs is the gradient of the expected reward."""
         agent = PolicyGradient(TINY, entropy_weight=0.0)
         agent._policy = made = policy(TINY)
         programs = every_tiny_program()
@@ -192,8 +49,8 @@ class TestTheGradient:
         often = len(programs) * probabilities.detach().double().numpy()
         estimate = torch.autograd.grad(agent._objective(programs, often * (rewards - 0.4)), list(made.parameters()))
         assert max(gradient.abs().max().item() for gradient in truth) > 0.01
-        for right, found in zip(truth, estimate, strict=True):
-            assert torch.allclose(right, found, atol=1e-4)
+        for right, estimated in zip(truth, estimate, strict=True):
+            assert torch.allclose(right, estimated, atol=1e-4)
 
     def test_only_the_best_share_teaches_if_risk_seeking(self) -> None:
         agent = PolicyGradient(risk_seeking=True, epsilon=0.25)

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from searches import evaluation
 
 from nosbench_env import Evaluation, Oracle, Program, SearchSpace
-from nosbench_env.agents import Budget, PPOAgent, search
+from nosbench_env.agents import Budget, PPOAgent, run_folder, search
 from nosbench_env.agents.ppo import _Ranks
 from nosbench_env.envs.instruction_env import NOSBenchEnv
 from nosbench_env.envs.token_env import NOSBenchTokenEnv
@@ -29,11 +29,6 @@ both = pytest.mark.parametrize("masked", [False, True], ids=["ppo", "maskable-pp
 def needs_contrib(masked: bool) -> None:
     if masked:
         pytest.importorskip("sb3_contrib")
-
-
-def evaluation(program: Program, loss: float) -> Evaluation:
-    status = "ok" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
-    return Evaluation(program, "toy", 1, 0, loss, status, (loss,), f"key {program}", False, "trained")
 
 
 def loss_of(program: Program) -> float:
@@ -211,9 +206,8 @@ def test_a_run_stopped_after_any_query_continues_as_if_it_had_not_been(
                 raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
-            module = import_module("nosbench_env.agents.search")  # the name also leads to the function
-            patch.setattr(module, "_SAVE_AGENT_EVERY_S", -1.0 if saving == "always" else math.inf)
-            patch.setattr(module, "_SAVING_SHARE", math.inf)
+            patch.setattr(run_folder, "_SAVE_AGENT_EVERY_S", -1.0 if saving == "always" else math.inf)
+            patch.setattr(run_folder, "_SAVING_SHARE", math.inf)
             arguments: dict[str, Any] = {"epochs": 1, "folder": folder / name, "batch_size": batch}
             search(agent, toy, Budget(queries=30), on_query=interrupt, **arguments)
         return agent

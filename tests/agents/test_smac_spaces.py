@@ -124,7 +124,7 @@ def test_a_sampled_optimizer_is_one_that_torch_takes_and_back(seed: int) -> None
 @pytest.mark.parametrize("end", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adadelta", "Adagrad", "RMSprop"])
 def test_the_ends_of_all_ranges_are_valid(name: str, end: float) -> None:
-    """Where rounding could leave a range, as of a beta that must be below 1."""
+    """Rounding at the ends could leave a range, as that of a beta below 1."""
     values: dict[str, object] = {"optimizer": name}
     for key, hyperparameter in OPTIMIZERS.items():
         parents = OPTIMIZERS.parent_conditions_of[key]
@@ -157,13 +157,13 @@ def test_the_ranges_are_those_of_the_papers_code() -> None:
     }.items():
         assert ranges.pop(name) == pytest.approx(expected, rel=1e-9)
     assert not ranges
-    found: dict[str, set[str]] = {}
+    fixed: dict[str, set[str]] = {}
     OPTIMIZERS.seed(0)
     for configuration in OPTIMIZERS.sample_configuration(100):
         optimizer = optimizer_of(configuration)
-        found.setdefault(optimizer.name, set()).update(key for key, _ in optimizer.hyperparameters)
+        fixed.setdefault(optimizer.name, set()).update(key for key, _ in optimizer.hyperparameters)
     common = {"lr", "weight_decay"}
-    assert found == {
+    assert fixed == {
         "torch.optim.SGD": common | {"momentum"},
         "torch.optim.Adam": common | {"betas", "eps"},
         "torch.optim.AdamW": common | {"betas", "eps"},

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from play import IDS, allowed_action
+from play import IDS, random_action
 
 from nosbench_env.rllib import ENV_IDS, make_env, register_rllib
 from nosbench_env.wrappers import ActionMaskObservation, OneHotObservation, RewardTransform
@@ -33,7 +33,7 @@ def test_one_dict_makes_an_env_with_its_wrappers(env_id: str) -> None:
     assert env.env.env.scale == 0.5
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
-    assert env.step(allowed_action(env, np.random.default_rng(0)))[0] in env.observation_space
+    assert env.step(random_action(env, np.random.default_rng(0)))[0] in env.observation_space
 
 
 def test_no_wrapper_is_needed() -> None:

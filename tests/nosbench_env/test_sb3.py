@@ -50,21 +50,21 @@ def make_dummy(kind: str, n_envs: int, **arguments: Any) -> DummyVecEnv:
     return DummyVecEnv([lambda: Monitor(env_type(**own, **arguments))] * n_envs)
 
 
-def assert_same(found: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """Equal at every depth, in dtypes too, but for the seconds of a monitor."""
     if isinstance(expected, np.ndarray):
-        assert (type(found), found.dtype) == (np.ndarray, expected.dtype)
-        np.testing.assert_array_equal(found, expected)
+        assert (type(actual), actual.dtype) == (np.ndarray, expected.dtype)
+        np.testing.assert_array_equal(actual, expected)
     elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for key in expected.keys() - {"t"}:
-            assert_same(found[key], expected[key])
+            assert_same(actual[key], expected[key])
     elif isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other)
     else:
-        assert (type(found), found) == (type(expected), expected)
+        assert (type(actual), actual) == (type(expected), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,8 +174,8 @@ def test_what_monitors_and_normalizes_takes_it(tmp_path: Path) -> None:
     monitored = VecMonitor(envs, str(tmp_path / "log"), info_keywords=("program",))
     normalized = VecNormalize(monitored, norm_obs=False)
     normalized.reset()
-    found = [infos for *_, infos in (normalized.step(np.array([26] * 4)) for _ in range(3))]
-    assert [info["episode"]["r"] for infos in found for info in infos] == [-20.0] * 12
+    actual = [infos for *_, infos in (normalized.step(np.array([26] * 4)) for _ in range(3))]
+    assert [info["episode"]["r"] for infos in actual for info in infos] == [-20.0] * 12
     normalized.close()
     assert len((tmp_path / "log.monitor.csv").read_text().splitlines()) == 2 + 12
     with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):

@@ -1,6 +1,6 @@
-"""What each wrapper does to the optimal policy, shown where all episodes can be played.
+"""The effect of each wrapper on the optimal policy, in a space whose episodes can all be played.
 
-The env is deterministic, so what an agent can do from the start is to choose a sequence of actions.
+The env is deterministic, so a policy is a sequence of actions.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def values(env: gymnasium.Env, gamma: float = 1.0) -> dict[tuple[int, ...], floa
 
 def optimal(returns: dict[tuple[int, ...], float]) -> set[tuple[int, ...]]:
     best = max(returns.values())
-    return {episode for episode, found in returns.items() if found > best - 1e-9}
+    return {episode for episode, total in returns.items() if total > best - 1e-9}
 
 
 def plain(env: gymnasium.Env) -> gymnasium.Env:
@@ -179,11 +179,11 @@ def weighted(env: gymnasium.Env, weights: Any, **arguments: Any) -> gymnasium.En
 @pytest.mark.parametrize("seed", range(5))
 def test_linear_weights_pay_the_weighted_sum_and_lead_to_the_front(seed: int) -> None:
     weights = np.random.default_rng(seed).uniform(0.01, 1.0, 3)
-    found = points(random_loss, "memory", "operations")
+    point_of = points(random_loss, "memory", "operations")
     returns = values(make(partial(weighted, weights=weights)))
-    assert returns == pytest.approx({episode: -weights @ point for episode, point in found.items()})
-    front = {list(found.values())[place] for place in pareto_front(list(found.values()))}
-    assert {found[episode] for episode in optimal(returns)} <= front
+    assert returns == pytest.approx({episode: -weights @ point for episode, point in point_of.items()})
+    front = {list(point_of.values())[place] for place in pareto_front(list(point_of.values()))}
+    assert {point_of[episode] for episode in optimal(returns)} <= front
 
 
 def to_reach(point: tuple[float, ...], ideal: tuple[float, ...]) -> list[float]:
@@ -192,25 +192,25 @@ def to_reach(point: tuple[float, ...], ideal: tuple[float, ...]) -> list[float]:
 
 
 def test_chebyshev_weights_lead_to_any_program_on_the_front() -> None:
-    found = points(random_loss, "memory", "operations")
-    front = [list(found.values())[place] for place in pareto_front(list(found.values()))]
+    point_of = points(random_loss, "memory", "operations")
+    front = [list(point_of.values())[place] for place in pareto_front(list(point_of.values()))]
     assert len(front) > 2
     ideal = min(point[0] for point in front) - 0.5
     for point in front:
         wrap = partial(weighted, weights=to_reach(point, (ideal, 0, 0)), scalarisation="chebyshev", ideal_reward=-ideal)
-        assert {found[episode] for episode in optimal(values(make(wrap)))} == {point}
+        assert {point_of[episode] for episode in optimal(values(make(wrap)))} == {point}
 
 
 def test_what_lies_in_a_dent_of_the_front_is_for_chebyshev_alone() -> None:
     def loss(program: Program) -> float:
         return {0: 1.0, 2: 0.9, 3: 0.0}.get(operations(program), 5.0)
 
-    found = points(loss, "operations")
+    point_of = points(loss, "operations")
     dent = (0.9, 2)
-    assert dent in {list(found.values())[place] for place in pareto_front(list(found.values()))}
+    assert dent in {list(point_of.values())[place] for place in pareto_front(list(point_of.values()))}
     for weight in np.geomspace(1e-3, 1e3, 40):
         wrap = partial(weighted, weights=[1.0, weight], costs=["operations"])
-        assert dent not in {found[episode] for episode in optimal(values(make(wrap, loss)))}
+        assert dent not in {point_of[episode] for episode in optimal(values(make(wrap, loss)))}
     wrap = partial(
         weighted,
         weights=to_reach(dent, (-1, 0)),
@@ -218,7 +218,7 @@ def test_what_lies_in_a_dent_of_the_front_is_for_chebyshev_alone() -> None:
         scalarisation="chebyshev",
         ideal_reward=1.0,
     )
-    assert {found[episode] for episode in optimal(values(make(wrap, loss)))} == {dent}
+    assert {point_of[episode] for episode in optimal(values(make(wrap, loss)))} == {dent}
 
 
 def test_novelty_draws_to_what_is_new_and_then_leaves_the_best_policy_the_best() -> None:

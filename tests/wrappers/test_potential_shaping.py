@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from oracles import InstantOracle, random_loss
-from play import IDS, allowed_action, instant_env
+from play import IDS, instant_env, random_action
 from strategies import programs
 
 from nosbench_env import NOSBenchEnv, Program, SearchSpace, canonical_form
@@ -29,7 +29,7 @@ def test_shaping_rewards_of_an_episode_sum_to_0(env_id: str, potential: str, gam
         plain.reset(), shaped.reset()
         total, discount, terminated = 0.0, 1.0, False
         while not terminated:
-            action = allowed_action(plain, rng)
+            action = random_action(plain, rng)
             _, reward, terminated, _, _ = plain.step(action)
             _, with_shaping, *_ = shaped.step(action)
             total += discount * (with_shaping - reward)

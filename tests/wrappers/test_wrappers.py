@@ -1,6 +1,7 @@
-"""What all wrappers have in common, on every env."""
+"""The contract of all wrappers, on every env."""
 
 import copy
+import math
 import pickle
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from oracles import InstantOracle, random_loss
-from play import IDS, allowed_action, play_at_random
+from play import IDS, instant_env, play_at_random, random_action
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from nosbench_env import wrappers
@@ -123,14 +124,14 @@ def test_copies_go_on_alike_in_the_middle_of_an_episode(wrapped: gymnasium.Env, 
     rng = np.random.default_rng(0)
     play_at_random(wrapped, rng)
     wrapped.reset()
-    wrapped.step(allowed_action(wrapped, rng))
+    wrapped.step(random_action(wrapped, rng))
     twin = copied(wrapped)
     for episode in range(2):
         terminated = False
         if episode:
             wrapped.reset(), twin.reset()
         while not terminated:
-            action = allowed_action(wrapped, rng)
+            action = random_action(wrapped, rng)
             observation, reward, terminated, truncated, info = wrapped.step(action)
             assert observation in wrapped.observation_space
             others = twin.step(action)
@@ -163,3 +164,23 @@ def test_vector_envs_are_made_of_wrapped_envs_and_not_wrapped_themselves() -> No
 def test_wrappers_that_need_one_reward_an_episode_refuse_the_edit_env(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} .*NOSBenchEdit-v0"):
         WRAPPERS[name](gymnasium.make("nosbench_env:NOSBenchEdit-v0", task="toy"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "arguments", "message"),
+    [
+        (RewardTransform, {"scale": 0.0}, "scale must be positive, got 0.0"),
+        (RewardTransform, {"scale": -1.0}, "scale must be positive"),
+        (RewardTransform, {"scale": math.inf}, "scale must be a finite number"),
+        (RewardTransform, {"low": math.nan}, "low must be a finite number"),
+        (RewardTransform, {"low": 1.0, "high": 1.0}, "low must be below high"),
+        (RankReward, {"window": 0}, "window must be a positive integer, got 0"),
+        (RankReward, {"window": 1.5}, "window must be a positive integer, got 1.5"),
+        (NoveltyBonus, {"bonus": 0.0}, "bonus must be a finite number above 0, got 0.0"),
+        (LengthCost, {"cost": math.nan}, "cost must be a finite number above 0, got nan"),
+        (RelativeReward, {"reference": "Adamw"}, "Adamw"),
+    ],
+)
+def test_bad_arguments_are_refused(wrapper: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wrapper(instant_env("NOSBench-v0", random_loss), **arguments)

@@ -36,7 +36,7 @@ def env(oracle: Oracle) -> NOSBenchEnv:
 
 
 def play(env: gymnasium.Env, program: Program) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """Writes a program, and stops if there is room left; returns the last step's result."""
+    """Writes a program, with STOP if it is not of full length; returns the last step's result."""
     env.reset()
     for instruction in program:
         result = env.step(SPACE.encode(instruction))
@@ -90,7 +90,7 @@ def test_observation_tells_the_program_and_nothing_else(env: NOSBenchEnv) -> Non
 
 
 def observed(program: Program) -> list[int]:
-    """What the class's docstring says an observation is, worked out anew."""
+    """Computes the observation of a program from its description in the class's docstring."""
     rows = [[0] * 5 for _ in range(20)]
     for row, instruction in zip(rows, program, strict=False):
         row[0] = list(FUNCTIONS).index(instruction.function) + 1
@@ -231,9 +231,9 @@ def test_state_is_json_data_and_can_be_returned_to(env: NOSBenchEnv) -> None:
     other = NOSBenchEnv("toy", epochs=1, oracle=env.oracle)
     observation = other.set_state(state)
     assert observation in other.observation_space
-    found = other.step(SPACE.stop_action)
-    assert np.array_equal(found[0], expected[0])
-    assert found[1:] == expected[1:]
+    actual = other.step(SPACE.stop_action)
+    assert np.array_equal(actual[0], expected[0])
+    assert actual[1:] == expected[1:]
 
 
 @pytest.mark.parametrize(

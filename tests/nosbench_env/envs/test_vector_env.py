@@ -46,25 +46,25 @@ def make_sync(kind: str, num_envs: int, autoreset_mode: AutoresetMode, **argumen
     return SyncVectorEnv([lambda: env_type(**own, **arguments)] * num_envs, autoreset_mode=autoreset_mode)
 
 
-def assert_same(found: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """Equal in value, type, shape and dtype, at every depth; NaN equals itself."""
-    assert type(found) is type(expected)
+    assert type(actual) is type(expected)
     if isinstance(expected, dict):
-        assert list(found) == list(expected)
+        assert list(actual) == list(expected)
         for key in expected:
-            assert_same(found[key], expected[key])
+            assert_same(actual[key], expected[key])
     elif isinstance(expected, (tuple, list)):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_same(one, other)
     elif isinstance(expected, np.ndarray):
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
         if expected.dtype == object:
-            assert_same(found.tolist(), expected.tolist())
+            assert_same(actual.tolist(), expected.tolist())
         else:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(actual, expected)
     else:
-        assert found == expected or (found != found and expected != expected)
+        assert actual == expected or (actual != actual and expected != expected)
 
 
 def draw_actions(envs: ProgramVectorEnv, rng: np.random.Generator, wildness: float) -> np.ndarray:
@@ -97,13 +97,13 @@ def test_every_step_is_that_of_gymnasiums_sync_vector_env(
         masks = envs.action_masks()
         assert_same(masks, np.stack(sync.call("action_masks")))
         actions = draw_actions(envs, rng, wildness)
-        found, expected = envs.step(actions), sync.step(actions)
-        assert_same(found, expected)
+        actual, expected = envs.step(actions), sync.step(actions)
+        assert_same(actual, expected)
         assert_same(envs.last_evaluations, list(sync.get_attr("last_evaluation")))
         asked = {program for programs in sync_oracle.calls for program in programs}
         assert [set(programs) for programs in oracle.calls] == ([asked] if asked else [])
         oracle.calls, sync_oracle.calls = [], []
-        over = found[2] | found[3]
+        over = actual[2] | actual[3]
         if mode == AutoresetMode.DISABLED and over.any():
             which = over | (rng.random(3) < 0.2)
             options = {"reset_mask": which}
@@ -169,15 +169,15 @@ def test_a_step_whose_evaluation_fails_has_not_happened(kind: str, mode: Autores
         oracle.failing = KeyboardInterrupt()
         before = envs.observations(), envs.action_masks(), envs.last_evaluations
         try:
-            found = envs.step(actions)
+            actual = envs.step(actions)
         except KeyboardInterrupt:
             failed += 1
             assert_same((envs.observations(), envs.action_masks(), envs.last_evaluations), before)
             if failed % 2:  # another step is taken instead
                 actions = draw_actions(envs, rng, 0.1)
             oracle.failing = None
-            found = envs.step(actions)
-        assert_same(found, others.step(actions))
+            actual = envs.step(actions)
+        assert_same(actual, others.step(actions))
     assert failed > 2
 
 
@@ -286,16 +286,16 @@ def test_gymnasiums_wrappers_take_it(mode: AutoresetMode, wrap: Any) -> None:
     assert_same(envs.reset(seed=0), sync.reset(seed=0))
     for _ in range(40):
         actions = draw_actions(envs.unwrapped, rng, 0.2)
-        found, expected = envs.step(actions), sync.step(actions)
+        actual, expected = envs.step(actions), sync.step(actions)
         if wrap is with_statistics:
             # SyncVectorEnv takes the mask out of its caller's options, so the wrapper forgets those not reset as well.
             for key in ["t"] if mode != AutoresetMode.DISABLED else ["t", "l", "r"]:
-                found[4].get("episode", {}).pop(key, None)
+                actual[4].get("episode", {}).pop(key, None)
                 expected[4].get("episode", {}).pop(key, None)
-        assert_same(found, expected)
-        if mode == AutoresetMode.DISABLED and found[2].any():
+        assert_same(actual, expected)
+        if mode == AutoresetMode.DISABLED and actual[2].any():
             for each in (envs, sync):
-                each.reset(options={"reset_mask": found[2].copy()})
+                each.reset(options={"reset_mask": actual[2].copy()})
 
 
 @pytest.mark.parametrize("kind", ["instructions", "tokens", "tokens, constrained"])
