@@ -1,12 +1,12 @@
-"""The study of the agents: every search method over several seeds, with equal budgets of distinct programs.
+"""The study of the agents: every search method at equal budgets, over several seeds.
 
     python benchmarks/agents.py --folder studies/agents --seeds 0 1 2 3 4 --distinct 100 --jobs 2
     nosbench compare studies/agents/runs/*
 
-Runs are those of `nosbench search`, at one epoch of the PFN task unless told otherwise, on one store: a program that
-another run asked for is not trained again, but counts in every run that asks for it. Ctrl-C stops the study with
-nothing lost; the same command goes on, and a greater budget or more seeds prolong it. The agents' defaults were tuned
-on other seeds, from 100 on.
+Budgets count distinct programs. Runs are those of `nosbench search`, by default at one epoch of the PFN task, and share
+a store: a program that several runs ask for is trained once, and counts in each of them. After Ctrl-C the same command
+resumes the study; a greater budget or more seeds prolong it. The agents' defaults were tuned on other seeds, from 100
+on.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from nosbench_env.agents import AGENTS, Budget, search
 
 # Leaves out programs with instructions that change nothing, and those that never read the gradient.
 CONSTRAINED: dict[str, Any] = {"space": SearchSpace(constraints=("used", "gradient"))}
-QUERIES_PER_DISTINCT = 100  # a run that finds nothing new any more ends at so many queries for each program allowed
+QUERIES_PER_DISTINCT = 100  # limits runs that find no new programs any more
 
 
-# By name: which agent of `nosbench search` it is, what it is made with, and how many programs it is asked for together.
+# By name: a key of `AGENTS`, the arguments of the agent, and the batch size.
 METHODS: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
     "rs": ("rs", {}, 1),
     "rs-constrained": ("rs", CONSTRAINED, 1),
@@ -41,9 +41,9 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
     "reinforce": ("reinforce", {}, 16),
     "reinforce-constrained": ("reinforce", CONSTRAINED, 16),
     "risk-seeking-constrained": ("risk-seeking", CONSTRAINED, 16),
-    "untrained-constrained": ("reinforce", CONSTRAINED | {"learning_rate": 0.0}, 16),  # the policy they begin with
+    "untrained-constrained": ("reinforce", CONSTRAINED | {"learning_rate": 0.0}, 16),  # the initial policy
     "smac-nos": ("smac-nos", {}, 1),
-    "smac-hpo": ("smac-hpo", {"initial_configs": 25}, 1),  # SMAC's own share of a budget of 100
+    "smac-hpo": ("smac-hpo", {"initial_configs": 25}, 1),  # the share that SMAC takes of a budget of 100
 }
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, a process each")
     options = parser.parse_args()
     store = options.store or str(options.folder / "results.sqlite")
-    # Seed by seed, so that a study that is stopped has as many seeds of one method as of another.
+    # Seed by seed, so an interrupted study has equally many seeds of each method.
     runs = [(method, seed) for seed in options.seeds for method in options.methods]
     started = time.monotonic()
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
@@ -75,11 +75,11 @@ def main() -> None:
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.kill()  # a run can be stopped at any moment
-            sys.exit("\nStopped; what was done is kept. The same command goes on.")
+            sys.exit("\nStopped; finished queries are kept. Run the same command to resume.")
 
 
 def run(method: str, seed: int, folder: Path, store: str, task: str, epochs: int, distinct: int) -> str:
-    """Does a run, or what is left of it; returns what came out."""
+    """Does a run, or the rest of it; returns a summary."""
     agent, arguments, batch_size = METHODS[method]
     result = search(
         AGENTS[agent](seed=seed, **arguments),

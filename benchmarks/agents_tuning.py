@@ -1,8 +1,7 @@
-"""How well agents search on the toy task: the best loss against the number of distinct programs.
+"""The agents on the toy task: the best loss against the number of distinct programs.
 
-The toy task answers in milliseconds, and hyperparameters can be compared on it; its figures say little about the PFN
-task. Agents of one side and different seeds (from 100 on, so that they are no seeds of a study) share a store, and the
-figures do not depend on it.
+The toy task answers in milliseconds, so hyperparameters can be compared on it. Its figures say little about the PFN
+task. Seeds count from 100 on, so they are not those of a study. All runs share a store, which does not change figures.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ def main() -> None:
 
 
 def run(agent: Agent, oracle: Oracle, distinct: int) -> tuple[list[float], float]:
-    """The best loss after each distinct program, and the share of queries that failed."""
+    """Returns the best loss after each distinct program, and the share of failed queries."""
     curve, failed = [np.inf], []
-    budget = Budget(distinct=distinct, queries=30 * distinct)  # an agent may know nothing new any more
+    budget = Budget(distinct=distinct, queries=30 * distinct)  # an agent may find no new programs any more
 
     search(
         agent,

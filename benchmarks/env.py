@@ -1,12 +1,12 @@
-"""How fast the env is: steps a second, evaluations not counted, and episodes a second that end in a store hit.
+"""The speed of the env: steps a second, and episodes a second that end in a store hit.
 
-Both through gymnasium.make's default wrappers, in one process and one thread, resets counted.
+Both use the default wrappers of gymnasium.make, in one process and one thread, and count resets.
 
-Steps: whole episodes of random actions, drawn beforehand, against an oracle that answers at once. So all of the env's
-own work is counted, also that of an episode's last step (making the program and its text), and the evaluation is not.
+Steps: whole episodes of random actions, drawn beforehand, with an oracle that answers at once. This counts all of the
+env's own work, including that of an episode's last step (making the program and its text), and no evaluation.
 
-Cached episodes: each writes a random program of the search space on the toy task, whose result another process has put
-in the store before. "repeated" plays a few programs again and again; of "distinct", this process sees each once.
+Cached episodes: each writes a random program of the search space on the toy task, whose result another process has
+stored. "repeated" plays a few programs repeatedly; "distinct" plays each program once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from nosbench_env import Evaluation, Oracle, Program, SearchSpace
 
 ENV = "nosbench_env:NOSBench-v0"
-STEPS = 20_000  # a round
-REPEATED, EPISODES = 20, 200  # programs of the working set; episodes a round
+STEPS = 20_000  # in a round
+REPEATED, EPISODES = 20, 200  # repeated programs; episodes in a round
 SPACE = SearchSpace()
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "results.sqlite")
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other_process:
-            count = EPISODES * (options.rounds + 1)  # a warm-up round as well
+            count = EPISODES * (options.rounds + 1)  # with a warm-up round
             programs = other_process.submit(fill_store, store, count + REPEATED).result()
         working_set, distinct = programs[:REPEATED], iter(programs[REPEATED:])
         cached = gymnasium.make(ENV, task="toy", epochs=1, device="cpu", store=store)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def random_play() -> Callable[[], None]:
-    """Takes `STEPS` random steps, with a reset whenever an episode is over."""
+    """Returns a function that takes `STEPS` random steps, with resets."""
     env = gymnasium.make(ENV, oracle=FreeOracle())
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(STEPS)]
@@ -96,16 +96,16 @@ def write(env: gymnasium.Env[Any, Any], programs: Sequence[list[NDArray[np.int64
 
 
 def fill_store(store: str, count: int) -> list[list[NDArray[np.int64]]]:
-    """Evaluates random programs until `count` distinct ones were trained; returns the actions that write them."""
+    """Trains `count` distinct random programs; returns the actions that write them."""
     oracle, rng = Oracle("toy", store, "cpu"), np.random.default_rng(0)
-    found: dict[Program, list[NDArray[np.int64]]] = {}
-    while len(found) < count:
+    trained: dict[Program, list[NDArray[np.int64]]] = {}
+    while len(trained) < count:
         program = SPACE.sample(rng)
-        if program not in found and oracle.query(program, epochs=1).source != "probe":
+        if program not in trained and oracle.query(program, epochs=1).source != "probe":
             stop = [SPACE.stop_action] if len(program) < SPACE.max_instructions else []
-            found[program] = [SPACE.encode(instruction) for instruction in program] + stop
+            trained[program] = [SPACE.encode(instruction) for instruction in program] + stop
     oracle.store.close()
-    return list(found.values())
+    return list(trained.values())
 
 
 if __name__ == "__main__":

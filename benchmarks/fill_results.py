@@ -1,11 +1,11 @@
-"""Trains what new users ask for first, and writes the results that come with the package.
+"""Trains the programs whose results come with the package, and writes the results.
 
     python benchmarks/fill_results.py --store results.sqlite [--minutes 60] [--queries 3000] [--device auto]
 
-On the PFN task with seed 0: `make search`; the known programs at 20 epochs; then the programs of
-`nosbench search --agent rs` at 20 epochs, first those that ignore the gradient, which take a second or two. It stops
-after so many minutes or when all is done, and goes on from there when it is called again. What the store holds then is
-exported to nosbench_env/results/, from where the oracle answers. On a GPU programs are trained side by side.
+It trains on the PFN task with seed 0: the search of `make search`; the known programs at 20 epochs; then the programs
+of `nosbench search --agent rs` at 20 epochs, first those that read no gradient, which take one or two seconds. It stops
+after the given minutes or when all are trained; a further call continues. The results in the store are then exported to
+nosbench_env/results/, from where the oracle reads them. On a GPU programs are trained side by side.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nosbench_env.results.transfer import export_results
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--store", required=True, help="where results are kept: a file, or a URL")
-    parser.add_argument("--minutes", type=float, default=60.0, help="when to stop (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=3000, help="of random search (default: %(default)s)")
+    parser.add_argument("--store", required=True, help="the store of results: a file or a URL")
+    parser.add_argument("--minutes", type=float, default=60.0, help="longest run time (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=3000, help="queries of random search (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=RESULTS / "pfn.jsonl.gz", help="default: %(default)s")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
 
     oracle = Oracle("pfn", options.store, options.device, shipped=False)
-    # On a CPU a batch is what its cores train at once: then little is under way when time is up.
+    # Small batches on a CPU, so that little is in training when the time is up.
     size = 64 if oracle.task.device.startswith("cuda") else 4
     evolution = RegularizedEvolution(start=KNOWN_PROGRAMS["AdamW"], seed=0)
     search(evolution, oracle, Budget(queries=200), epochs=1, reference=KNOWN_PROGRAMS["AdamW"])
@@ -47,18 +47,18 @@ def main() -> None:
     oracle.close()
 
     options.output.parent.mkdir(exist_ok=True)
-    method = fingerprint(KNOWN_PROGRAMS["SGD"]).method
-    report = export_results(oracle.store, options.output, Selection("pfn", identity_method=method), overwrite=True)
+    identity = fingerprint(KNOWN_PROGRAMS["SGD"]).identity
+    report = export_results(oracle.store, options.output, Selection("pfn", identity=identity), overwrite=True)
     print(f"{report.records:,} results in {options.output}, {options.output.stat().st_size / 1e6:.1f} MB")
 
 
 def work(queries: int) -> Iterator[tuple[str, Sequence[Program], bool]]:
-    """What to train at 20 epochs: what it is, the programs, and whether the last epoch is enough."""
+    """Yields the programs to train: a name, the programs, last epoch only."""
     yield "known programs", list(KNOWN_PROGRAMS.values()), False
     distinct: dict[str, Program] = {}
     for program in RandomSearch(seed=0).ask(queries):
-        if (taken := fingerprint(program)).status == "ok":
-            distinct.setdefault(str(taken), program)
+        if (digest := fingerprint(program)).status == "ok":
+            distinct.setdefault(str(digest), program)
     reads = {True: list[Program](), False: list[Program]()}
     for program in distinct.values():
         reads[canonical_form(program).behaviour == "gradient-based"].append(program)

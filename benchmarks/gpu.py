@@ -1,19 +1,19 @@
-"""Everything that needs a GPU, in one call: correctness, seconds per evaluation, launches, memory, distance to peak.
+"""Correctness, speed and memory on a GPU, in one call.
 
     python benchmarks/gpu.py [--minutes 8] [--sections NAME ...] [--no-record]
     python benchmarks/gpu.py --device cpu          # every section at a small size, not recorded, to find defects
 
-Sections (see their functions): each prints its figures and records them at once as a line of its own. One that fails is
-printed with its traceback and recorded as failed, and the others go on: on a GPU each runs in a process of its own, so
-that neither a bad memory access nor a hang outlives it. Sections that no longer fit `--minutes` are skipped, and said
-to be. At the end the targets: a single program at most 1.5 s, the best population at most 0.25 s a program.
+Each section (see its function) prints its figures and records them at once as a line of its own. A section that fails
+is printed with its traceback and recorded as failed; the others go on. On a GPU each section runs in a process of its
+own, so a bad memory access or a hang ends with it. Sections for which `--minutes` leaves no time are reported as
+skipped. At the end come the targets: a single program at most 1.5 s, the best population at most 0.25 s per program.
 
-An evaluation is 20 epochs of 100 steps of the PFN task. Where it is not run to its end, its seconds are those of
-setup, captures and the blocks that were run, and the median block for the rest; the figures say how many steps were
-run. The batches are drawn beforehand, once a process, which has a figure of its own.
+An evaluation is 20 epochs of 100 steps of the PFN task. If it is cut short, its seconds are those of setup, captures
+and the blocks that were run, with the median block for the rest; the figures tell the number of steps run. The batches
+are drawn beforehand, once per process, and timed separately.
 
-On the CPU the same engine runs without graphs, with the kernels' own source compiled by g++ where there is one, and by
-torch's operations otherwise.
+On the CPU the same engine runs without graphs. The kernels are then compiled by g++ from their source; without g++,
+torch's operations are used.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from nosbench_env.execution.gpu.interpreter import GpuPopulation, Kernels
 from nosbench_env.execution.gpu.nvrtc import cuda_kernels
 from nosbench_env.execution.gpu.without_kernels import UnfusedPopulation
 from nosbench_env.execution.numerics import exact_arithmetic
-from nosbench_env.execution.step_code import lower
+from nosbench_env.execution.step_code import step_codes
 from nosbench_env.tasks.pfn import PFNTask
-from nosbench_env.tasks.pfn_data import batch_of, bucket_borders, initial_model
-from nosbench_env.tasks.pfn_training import CPUEngine, DeviceEngine, Engine, largest_population, train_population
+from nosbench_env.tasks.pfn_data import bucket_borders, initial_model, prepared_batch
+from nosbench_env.tasks.pfn_training import CpuEngine, Engine, GpuEngine, population_limit, train_population
 from nosbench_env.tasks.task import Curve
 
 TESTS = Path(__file__).parents[1] / "tests"
 EVALUATION_STEPS = PFNTask.default_epochs * PFNTask.steps_per_epoch
 EVALUATION_FLOP = 3.35e12  # 1.68 GFLOP for a step's forward and backward pass, in the mean over context sizes
-WEIGHT_BYTES_A_STEP = 101e6  # AdamW: weights and gradients in the model's passes, and the program step
+WEIGHT_BYTES_A_STEP = 101e6  # of AdamW: weights and gradients in the model's passes, and the program step
 TARGETS = {"single program": 1.5, "best population": 0.25}  # seconds per program
 TOLERANCE = 1e-6
-MIN_SECONDS = 15.0  # what a section needs at least
+MIN_SECONDS = 15.0  # the least time for a section
 PROGRAMS: dict[str, Program] = {
     **{name: KNOWN_PROGRAMS[name] for name in ("AdamW", "Adadelta", "SGD", "Adam", "RMSprop", "Incumbent", "HeroLion")},
     "one reduction": NORMALISED,
@@ -65,7 +65,7 @@ PROGRAMS: dict[str, Program] = {
     "dies at 11": DIES_AT_11,
     "gradient-free": GRADIENT_FREE,
 }
-JUMPS = {"sign", "heaviside"}  # turn a last bit into something large
+JUMPS = {"sign", "heaviside"}  # they turn a difference in the last bit into a large one
 
 
 def main() -> None:
@@ -85,11 +85,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = arguments(__doc__.splitlines()[0], rounds=None)
-    parser.add_argument("--device", default="cuda", help="where (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (default: %(default)s)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit (default: %(default)s)")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="NAME")
-    parser.add_argument("--small", action="store_true", help="small sizes; so it is on a CPU")
-    parser.add_argument("--in-process", action="store_true", help="no process for each section")
+    parser.add_argument("--small", action="store_true", help="small sizes (always on a CPU)")
+    parser.add_argument("--in-process", action="store_true", help="run all sections in one process")
     parser.add_argument("--figures", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -99,12 +99,12 @@ def parse() -> argparse.Namespace:
 
 
 def in_processes(options: argparse.Namespace, figures_file: Path) -> None:
-    """Runs every section in a process of its own, which is ended when the time is up."""
+    """Runs each section in a process of its own, within the time limit."""
     end = time.monotonic() + options.seconds
     for name in options.sections:
         left = end - time.monotonic()
         if left < MIN_SECONDS:
-            print(f"\n== {name}: skipped, {left:.0f} s are left", flush=True)
+            print(f"\n== {name}: skipped, only {left:.0f} s are left", flush=True)
             note(figures_file, name, {"status": "skipped, no time left"}, options)
             continue
         limit = min(left, SECTIONS[name].max_seconds)
@@ -114,15 +114,15 @@ def in_processes(options: argparse.Namespace, figures_file: Path) -> None:
         try:
             code = subprocess.run(command, timeout=limit).returncode
         except subprocess.TimeoutExpired:
-            print(f"-- {name}: ended after {limit:.0f} s, its time was up", flush=True)
-            note(figures_file, name, {"status": "ended, the time was up"}, options)
+            print(f"-- {name}: stopped at its limit of {limit:.0f} s", flush=True)
+            note(figures_file, name, {"status": "stopped at its time limit"}, options)
             continue
         if code != 0:  # an exception would have been caught there
             note(figures_file, name, {"status": f"failed, its process ended with {code}"}, options)
 
 
 def note(file: Path, section: str, figures: Mapping[str, object], options: argparse.Namespace) -> None:
-    """Keeps figures for later sections and the summary, and records them; not those of small sizes."""
+    """Keeps figures for the summary; records them unless small."""
     line = {"section": section, **figures}
     with open(file, "a") as lines:
         lines.write(json.dumps(line) + "\n")
@@ -135,10 +135,10 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def print_targets(figures: Sequence[Mapping[str, Any]], *, small: bool) -> None:
-    found = {
+    measured = {
         "single program": [line["s"] for line in figures if line["section"] == "single" and line.get("target")],
         "best population": [
-            line["s a program"] for line in figures if line["section"] == "population" and line.get("what") == "AdamW"
+            line["s a program"] for line in figures if line["section"] == "population" and line.get("case") == "AdamW"
         ],
     }
     print("\nsection       status")
@@ -147,21 +147,21 @@ def print_targets(figures: Sequence[Mapping[str, Any]], *, small: bool) -> None:
             print(f"{line['section']:13} {line['status']}")
     print(f"\n{'target':16} {'limit':>7} {'measured':>11}")
     for name, limit in TARGETS.items():
-        best = min(found[name], default=math.nan)
+        best = min(measured[name], default=math.nan)
         if math.isnan(best):
             print(f"{name:16} {limit:5.2f} s {'':11}  not measured")
         elif small:
-            print(f"{name:16} {limit:5.2f} s {best:9.3f} s  extrapolated from small sizes, which says nothing")
+            print(f"{name:16} {limit:5.2f} s {best:9.3f} s  extrapolated from small sizes: not meaningful")
         else:
             print(f"{name:16} {limit:5.2f} s {best:9.3f} s  {'reached' if best <= limit else 'not reached'}")
 
 
 class Bench:
-    """What the sections share.
+    """The context of the sections: device, kernels, time limit, figures.
 
     Args:
         options: The command line.
-        figures_file: Where the figures of this call are kept.
+        figures_file: The file for the figures of this call.
     """
 
     def __init__(self, options: argparse.Namespace, figures_file: Path) -> None:
@@ -174,7 +174,7 @@ class Bench:
         self._kernels: Any = None
 
     def run(self, name: str) -> None:
-        """Runs a section; whatever it raises is its own matter."""
+        """Runs a section; an exception counts as its failure."""
         self.section = name
         print(f"\n== {name}: {str(SECTIONS[name].call.__doc__).splitlines()[0]}", flush=True)
         started = time.monotonic()
@@ -190,19 +190,19 @@ class Bench:
         print(f"-- {name}: {status}", flush=True)
 
     def note(self, **figures: object) -> None:
-        """Keeps and records figures of the section that runs."""
+        """Keeps and records figures of the running section."""
         note(self.figures_file, self.section, figures, self.options)
 
     @property
     def left(self) -> float:
-        """Seconds until the time is up."""
+        """Seconds left."""
         return self.end - time.monotonic()
 
     def kernels(self, threads: int = 1) -> Kernels | None:
-        """The GPU's kernels; on the CPU the emulated ones, with so many threads, if there is a compiler."""
+        """Returns the kernels; on the CPU, emulated ones if g++ is there."""
         if self.cuda:
             kernels = cuda_kernels(self.device)
-            assert kernels is not None, "the kernels can't be had; see the warning above"
+            assert kernels is not None, "the kernels can't be compiled; see the warning above"
             return kernels
         sys.path.insert(0, str(TESTS / "support"))
         from emulated_kernels import COMPILER, EmulatedKernels
@@ -213,11 +213,9 @@ class Bench:
             self._kernels.threads = threads
         return self._kernels
 
-    def engine(
-        self, programs: Sequence[Program], steps: int, *, fallback: bool = False, threads: int = 1
-    ) -> DeviceEngine:
-        """An engine for a training of so many steps; `fallback` makes it one without kernels."""
-        return DeviceEngine(programs, 0, steps, self.device, None if fallback else self.kernels(threads))
+    def engine(self, programs: Sequence[Program], steps: int, *, fallback: bool = False, threads: int = 1) -> GpuEngine:
+        """Returns an engine for a training of `steps` steps; without kernels if `fallback`."""
+        return GpuEngine(programs, 0, steps, self.device, None if fallback else self.kernels(threads))
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -225,26 +223,26 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def draw(self, steps: int) -> float:
-        """Draws the batches of so many steps, once a process; returns the seconds it took."""
+        """Draws the batches of `steps` steps, once per process; returns the seconds."""
         started = time.perf_counter()
         bucket_borders()
         for block in range(-(-steps // 100)):
-            batch_of(100 * block)
+            prepared_batch(100 * block)
         return time.perf_counter() - started
 
 
 def correctness(bench: Bench) -> str | None:
-    """Losses of the first steps on the device against the CPU's fast path; populations against singles.
+    """Losses of the first steps, compared with the CPU's.
 
-    Within 1e-6 in steps 0 to 10, and dead at the same step. Some programs amplify rounding faster than that: beside
-    stands what the CPU's own losses change by when the initial weights do by 1e-7 of themselves, and ten times as much
-    is allowed. Programs with jumps are shown and not judged. Blocks are shortened, so that several are run and dead
-    programs are dropped between two.
+    Programs run alone and in a population. Losses must agree within 1e-6 in steps 0 to 10, and programs must die at the
+    same step. Some programs amplify rounding more than that: a difference is also allowed up to ten times the change of
+    the CPU's losses after the initial weights are perturbed by a relative 1e-7. Programs with jumps are printed but not
+    judged. Blocks are shortened, so that several are run and dead programs are dropped between them.
     """
     steps = 13
-    threads = 8  # of emulated kernels: a norm summed up by a single one would be off by 2e-5
+    threads = 8  # of emulated kernels: with a single one, a norm would be off by 2e-5
     programs = dict(list(PROGRAMS.items())[-5:]) if bench.small else PROGRAMS
-    with_gradient = [name for name in programs if lower(programs[name]).reads_gradient]
+    with_gradient = [name for name in programs if step_codes(programs[name]).reads_gradient]
     populations: dict[str, Curve] = {}
     bad = []
     engine = short_blocks(bench.engine([programs[name] for name in with_gradient], steps, threads=threads))
@@ -252,8 +250,8 @@ def correctness(bench: Bench) -> str | None:
         populations[name] = curve
     print(f"{'':26} {'device':>9} {'population':>10} {'perturbed':>10}  stopped at: CPU, device, population")
     for name, program in programs.items():
-        expected = curves(CPUEngine([program], 0, steps), 1, steps)[0]
-        perturbed = difference(curves(perturb(CPUEngine([program], 0, steps)), 1, steps)[0], expected)
+        expected = curves(CpuEngine([program], 0, steps), 1, steps)[0]
+        perturbed = difference(curves(perturb(CpuEngine([program], 0, steps)), 1, steps)[0], expected)
         single = curves(short_blocks(bench.engine([program], steps, threads=threads)), 1, steps)[0]
         population = populations.get(name, single)
         differences = [difference(curve, expected) for curve in (single, population)]
@@ -270,26 +268,29 @@ def correctness(bench: Bench) -> str | None:
     return f"failed: {', '.join(bad)}" if bad else None
 
 
-def short_blocks(engine: DeviceEngine) -> DeviceEngine:
+def short_blocks(engine: GpuEngine) -> GpuEngine:
     engine.block_size = 6
     return engine
 
 
-def perturb(engine: CPUEngine) -> CPUEngine:
+def perturb(engine: CpuEngine) -> CpuEngine:
     weights = engine._population.weights
     weights *= 1 + 1e-7 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
     return engine
 
 
 def curves(engine: Engine, size: int, steps: int) -> list[Curve]:
-    """Trains a population for an epoch of so many steps."""
-    found: dict[int, Curve] = {}
-    train_population(engine, size, 1, steps, last_epoch_only=False, on_step=None, on_curve=found.__setitem__)
-    return [found[model] for model in range(size)]
+    """Trains a population for one epoch of `steps` steps."""
+    by_model: dict[int, Curve] = {}
+    train_population(engine, size, 1, steps, last_epoch_only=False, on_step=None, on_curve=by_model.__setitem__)
+    return [by_model[model] for model in range(size)]
 
 
 def difference(curve: Curve, expected: Curve) -> float:
-    """The largest difference of the losses of steps 0 to 10; infinite if NaNs are in other places."""
+    """Returns the largest difference of losses in steps 0 to 10.
+
+    It is infinite if NaNs are in different places.
+    """
     own, other = (torch.from_numpy(c.step_losses[0, :11]) for c in (curve, expected))
     if not torch.equal(own.isnan(), other.isnan()):
         return math.inf
@@ -297,18 +298,18 @@ def difference(curve: Curve, expected: Curve) -> float:
 
 
 def task(bench: Bench) -> str | None:
-    """`PFNTask.train_programs` on the device against the CPU's: the way that users go.
+    """`PFNTask.train_programs`, the users' interface, on the device and on the CPU.
 
-    With and without gradients in one call, with `last_epoch_only`, and a population larger than asked for at once.
+    One call has programs with and without gradients, uses `last_epoch_only`, and exceeds the population's size.
     """
     names = ["SGD", "gradient-free", "dies at 11"]
-    found = []
+    sides = []
     for device in ("cpu", str(bench.device)):
         pfn = PFNTask(device, population=1 if bench.small else 2)
         pfn.steps_per_epoch = 6 if bench.small else 20
-        found.append(pfn.train_programs([PROGRAMS[name] for name in names], epochs=2, last_epoch_only=True))
+        sides.append(pfn.train_programs([PROGRAMS[name] for name in names], epochs=2, last_epoch_only=True))
     bad = []
-    for name, expected, own in zip(names, *found, strict=True):
+    for name, expected, own in zip(names, *sides, strict=True):
         first = (expected.first_epoch, own.first_epoch)
         ends = (float(expected.epoch_means[-1]), float(own.epoch_means[-1]))
         alike = first[0] == first[1] and expected.stopped_at == own.stopped_at
@@ -321,10 +322,11 @@ def task(bench: Bench) -> str | None:
 
 
 def updates(bench: Bench) -> str | None:
-    """One update of each program of the tests' data, interpreted on the device, against plain execution on the CPU.
+    """Single updates of many programs, compared with plain execution.
 
-    Five steps of all programs as one population. Before each, weights and gradients are set to those of the plain
-    side, memory is not. The difference is relative to the largest weight of the model (at least 1).
+    All programs of the tests' data form one population, which takes five steps. The plain side is on the CPU. Before
+    each step, weights and gradients (but not memory) are set to those of the plain side. Differences are relative to
+    the model's largest weight (at least 1).
     """
     data = json.loads((TESTS / "data" / "programs.json").read_text())
     rows = data["rows"][:: 8 if bench.small else 1]
@@ -343,7 +345,7 @@ def updates(bench: Bench) -> str | None:
             continue
         named[f"{len(named)}: {row['name']}"] = program
     programs = list(named.values())
-    interpreted: GpuPopulation | UnfusedPopulation = (
+    population: GpuPopulation | UnfusedPopulation = (
         UnfusedPopulation(programs, sizes, bench.device)
         if kernels is None
         else GpuPopulation(programs, sizes, kernels, bench.device)
@@ -352,7 +354,7 @@ def updates(bench: Bench) -> str | None:
     optimizers = [ProgramOptimizer(params, program) for params, program in zip(plain, programs, strict=True)]
     weights = torch.zeros(len(programs), sum(sizes), device=bench.device)
     grads = torch.zeros_like(weights)
-    interpreted.bind_rows(weights, grads)
+    population.bind_rows(weights, grads)
     alive = [True] * len(programs)
     over: Counter[str] = Counter()
     elsewhere: Counter[str] = Counter()
@@ -364,14 +366,14 @@ def updates(bench: Bench) -> str | None:
                 param.grad = 0.5 * param.detach() + 0.1 * (k + 1) * wave
         weights.copy_(torch.stack([flat(params) for params in plain]))
         grads.copy_(torch.stack([flat([param.grad for param in params]) for params in plain]))
-        interpreted.prepare(step + 1)
-        interpreted.launch()
-        found = weights.cpu()
+        population.prepare(step + 1)
+        population.launch()
+        stepped = weights.cpu()
         for number, (name, optimizer) in enumerate(zip(named, optimizers, strict=True)):
             optimizer.step()
             if not alive[number]:
                 continue
-            expected, own = flat(plain[number]), found[number]
+            expected, own = flat(plain[number]), stepped[number]
             finite = expected.isfinite()
             compared += 1
             if not torch.equal(finite, own.isfinite()):
@@ -384,7 +386,7 @@ def updates(bench: Bench) -> str | None:
             if error > TOLERANCE:
                 over[name] += 1
             alive[number] = bool(finite.all()) and name not in elsewhere
-    died = interpreted.died_at.cpu().bool().tolist()
+    died = population.died_at.cpu().bool().tolist()
     wrong_deaths = [
         n
         for n, (dead, lives) in zip(named, zip(died, alive, strict=True), strict=True)
@@ -392,7 +394,7 @@ def updates(bench: Bench) -> str | None:
     ]
     print(f"{len(programs)} programs, {compared} updates; {too_large} programs are too large for the interpreter")
     print(f"over 1e-6 of the largest weight: {sum(over.values())} updates of {dict(over)}; the largest {worst:.1e}")
-    print(f"not finite in other places: {dict(elsewhere)}; death not noticed, or noticed wrongly: {wrong_deaths}")
+    print(f"not finite in other places: {dict(elsewhere)}; deaths missed or reported wrongly: {wrong_deaths}")
     bench.note(
         programs=len(programs),
         updates=compared,
@@ -411,10 +413,10 @@ def flat(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def single(bench: Bench) -> None:
-    """Seconds of an evaluation of a single program, by its parts.
+    """Seconds of an evaluation of a single program, by part.
 
-    `kernels` is the compilation of the kernels, once a process; `setup` makes the engine; `captures` is what the blocks
-    take longer, in which graphs are captured, than the median block; `steps` is the rest.
+    `kernels` is the compilation of the kernels, once per process. `setup` makes the engine. `captures` is the extra
+    time of the blocks in which graphs are captured, compared with the median block. `steps` is the rest.
     """
     drawing = bench.draw(EVALUATION_STEPS if not bench.small else 100)
     started = time.perf_counter()
@@ -422,8 +424,8 @@ def single(bench: Bench) -> None:
     bench.synchronize()
     compiling = time.perf_counter() - started
     print(
-        f"once a process: drawing the batches {drawing:.2f} s, "
-        f"compiling the kernels {compiling:.2f} s{'' if kernels else ' (there are none)'}"
+        f"once per process: drawing the batches {drawing:.2f} s, "
+        f"compiling the kernels {compiling:.2f} s{'' if kernels else ' (no kernels)'}"
     )
     bench.note(drawing_s=round(drawing, 3), kernels_s=round(compiling, 3))
     names = ["AdamW", "gradient-free"] if bench.small else ["AdamW", "AdamW", "SGD", "Incumbent", "gradient-free"]
@@ -435,7 +437,7 @@ def single(bench: Bench) -> None:
 
 
 def population(bench: Bench) -> None:
-    """Seconds per program of populations, captures and setup included; memory; also with TF32 and of mixed programs."""
+    """Seconds and memory per program of populations."""
     bench.draw(EVALUATION_STEPS if not bench.small else 100)
     bench.kernels()
     sizes = [1, 2] if bench.small else [1, 8, 32, 128, 256]
@@ -446,7 +448,7 @@ def population(bench: Bench) -> None:
         cases += [(3, "mixed", False)]
     for number, (size, kind, tf32) in enumerate(cases):
         if bench.left < 10 and not bench.small:
-            print(f"population {size}: skipped, {bench.left:.0f} s are left")
+            print(f"population {size}: skipped, only {bench.left:.0f} s are left")
             continue
         share = min(45.0, 0.6 * bench.left / (len(cases) - number))
         mixed = [program for name, program in PROGRAMS.items() if name not in ("dies at 11", "gradient-free")]
@@ -459,13 +461,13 @@ def population(bench: Bench) -> None:
             continue
         report(bench, taken, f"{kind}{', tf32' if tf32 else ''}", size)
     if bench.cuda:
-        most = largest_population([PROGRAMS["AdamW"]], bench.device)
-        print(f"population that the task chooses for AdamW: {most}")
+        most = population_limit([PROGRAMS["AdamW"]], bench.device)
+        print(f"the task's population for AdamW: {most}")
         bench.note(largest_population=most)
 
 
 def fallback(bench: Bench) -> None:
-    """The same without the kernels, by torch's operations: what programs too large for the interpreter get."""
+    """Seconds per program without kernels, as for programs too large for the interpreter."""
     bench.draw(EVALUATION_STEPS if not bench.small else 100)
     for size in (1, 2) if bench.small else (1, 8):
         taken = evaluate(bench, adamw_variants(size), limit=max(5.0, 0.3 * bench.left), fallback=True)
@@ -480,14 +482,14 @@ def evaluate(
     limit: float = math.inf,
     fallback: bool = False,
 ) -> dict[str, float]:
-    """Seconds of an evaluation of a population, by its parts, and the memory it takes.
+    """Returns the seconds of a population's evaluation, by part, and its memory.
 
-    The last epoch's losses alone are asked for if no program reads the gradient, as a search would.
+    As in a search, only the last epoch's losses are computed if no program reads the gradient.
     """
     if bench.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(bench.device)
-    needs_training = any(lower(program).reads_gradient for program in programs)
+    needs_training = any(step_codes(program).reads_gradient for program in programs)
     to_do = EVALUATION_STEPS if not bench.small else 4
     with exact_arithmetic(tf32=tf32) if tf32 else nullcontext():
         started = time.perf_counter()
@@ -505,7 +507,7 @@ def evaluate(
             blocks.append(time.perf_counter() - before)
             done += count
         if block.died_at.any():
-            raise RuntimeError(f"programs died at {block.died_at[block.died_at > 0]}: not the evaluation meant")
+            raise RuntimeError(f"programs died at {block.died_at[block.died_at > 0]}: the evaluation ended early")
     usual = median(blocks[len(blocks) // 2 :])
     rest = (EVALUATION_STEPS - done) / engine.block_size * usual
     taken = {
@@ -521,24 +523,24 @@ def evaluate(
     return taken
 
 
-def report(bench: Bench, taken: dict[str, float], what: str, size: int, **more: object) -> None:
+def report(bench: Bench, taken: dict[str, float], case: str, size: int, **more: object) -> None:
     done = taken["steps run"]
     remark = f"; extrapolated from {done:.0f} steps" if done < EVALUATION_STEPS else ""
     memory = f", {taken['MB'] / size:.1f} MB a program" if "MB" in taken else ""
     print(
-        f"{what:26} P = {size:3}: {taken['s'] / size:8.3f} s a program; {taken['s']:8.2f} s in all (setup "
+        f"{case:26} P = {size:3}: {taken['s'] / size:8.3f} s a program; {taken['s']:8.2f} s in all (setup "
         f"{taken['setup']:.2f}, captures {taken['captures']:.2f}), {taken['ms a step']:.3f} ms a step{memory}"
         f"{remark}",
         flush=True,
     )
     rounded = {name: round(value, 4) for name, value in taken.items()}
-    bench.note(what=what, size=size, **{"s a program": round(taken["s"] / size, 4)}, **rounded, **more)
+    bench.note(case=case, size=size, **{"s a program": round(taken["s"] / size, 4)}, **rounded, **more)
 
 
 def optimizer(bench: Bench) -> None:
-    """A step of `ProgramOptimizer(fused=True)` on the PFN's tensors on the device; plain; torch's fused AdamW.
+    """Milliseconds of a step: fused, plain, and torch's fused AdamW.
 
-    Also the largest difference to the same steps on the CPU, relative to the largest weight.
+    The tensors are the PFN's. Also prints the largest difference from the CPU, relative to the largest weight.
     """
     for name in ("SGD", "AdamW", "two levels of reductions"):
         params = {side: on_device(bench.device) for side in ("plain", "torch", *(["fused"] if bench.cuda else []))}
@@ -575,7 +577,7 @@ def optimizer(bench: Bench) -> None:
 
 
 def on_device(device: torch.device) -> list[nn.Parameter]:
-    """The PFN's initial weights with gradients, the same everywhere."""
+    """Returns the PFN's initial weights with gradients, equal on every device."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(param.detach().to(device)) for param in initial_model().parameters()]
     for param in params:
@@ -584,10 +586,10 @@ def on_device(device: torch.device) -> list[nn.Parameter]:
 
 
 def launches(bench: Bench) -> None:
-    """How many operations a step dispatches, and on a GPU how many kernels it starts, in and out of a graph."""
+    """Operations of a step; on a GPU, kernels in and out of a graph."""
     bench.draw(100)
     for name in ("AdamW", "two levels of reductions"):
-        for what, without in (("kernels", False), ("torch's operations", True)):
+        for executor, without in (("kernels", False), ("torch's operations", True)):
             engine = bench.engine([PROGRAMS[name]], 100, fallback=without)
             engine.run(0, 3, losses=True)
             context = engine._contexts[3]
@@ -608,12 +610,12 @@ def launches(bench: Bench) -> None:
                 for event in on_gpu:
                     longest[event.name[:60]] += event.time_range.elapsed_us()
                 figures["us a step by kernel"] = {n: round(t / steps, 1) for n, t in longest.most_common(12)}
-            print(f"{name}, {what}, {context} context points: {figures}")
-            bench.note(program=name, by=what, **figures)
+            print(f"{name}, {executor}, {context} context points: {figures}")
+            bench.note(program=name, by=executor, **figures)
 
 
 class Dispatches(TorchDispatchMode):
-    """Counts operations other than views."""
+    """Counts the operations that are not views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -625,7 +627,7 @@ class Dispatches(TorchDispatchMode):
 
 
 def roofline(bench: Bench) -> None:
-    """Peaks of the device, and what an evaluation would take at them, against what it took above."""
+    """Peaks of the device, and the evaluations' share of them."""
     n = 512 if bench.small else 8192
     peaks = {}
     for name, tf32 in {"float32": False, **({"tf32": True} if bench.cuda else {})}.items():
@@ -641,21 +643,21 @@ def roofline(bench: Bench) -> None:
     floors = {name: EVALUATION_FLOP / peak for name, peak in peaks.items()}
     traffic = WEIGHT_BYTES_A_STEP * EVALUATION_STEPS / bandwidth
     for line in read(bench.figures_file):
-        if line["section"] not in ("single", "population") or not str(line.get("what", "")).startswith("AdamW"):
+        if line["section"] not in ("single", "population") or not str(line.get("case", "")).startswith("AdamW"):
             continue
-        floor = floors["tf32" if "tf32" in line["what"] else "float32"]
+        floor = floors["tf32" if "tf32" in line["case"] else "float32"]
         taken = line["s a program"]
         print(
-            f"{line['what']:12} P = {line['size']:3}: {taken:8.3f} s a program; at peak {floor:.3f} s "
+            f"{line['case']:12} P = {line['size']:3}: {taken:8.3f} s a program; at peak {floor:.3f} s "
             f"({floor / taken:.0%}), weight traffic {traffic:.3f} s ({traffic / taken:.0%})"
         )
         bench.note(
-            what=line["what"], size=line["size"], of_peak=round(floor / taken, 4), of_copy=round(traffic / taken, 4)
+            case=line["case"], size=line["size"], of_peak=round(floor / taken, 4), of_copy=round(traffic / taken, 4)
         )
 
 
 def seconds_of(bench: Bench, call: Callable[[], object]) -> float:
-    """Median seconds of a call on the device."""
+    """Returns the median seconds of a call on the device."""
     repeats = 1 if bench.small else 10
 
     def several() -> None:
@@ -667,7 +669,7 @@ def seconds_of(bench: Bench, call: Callable[[], object]) -> float:
 
 
 class Section(NamedTuple):
-    """A part of the benchmark and the seconds after which it is ended."""
+    """A part of the benchmark, and its time limit."""
 
     call: Callable[[Bench], str | None]
     max_seconds: float

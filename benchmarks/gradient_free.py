@@ -1,13 +1,13 @@
-"""What a program that ignores the gradient costs where only the last epoch is asked for, against AdamW's training.
+"""Training time of a program that reads no gradient, against AdamW's.
 
     python benchmarks/gradient_free.py [--epochs 2] [--rounds 3] [--no-record]
 
 PFN task, CPU, one thread: `train_programs([AdamW])` against `train_programs([r9 = mul(param, 0.001)],
-last_epoch_only=True)` at the same number of epochs. That needs no backward pass, and no forward pass before the last
-epoch. The batches of all steps are drawn beforehand, as they are once a process.
+last_epoch_only=True)` at the same number of epochs. The second needs no backward pass, and no forward pass before the
+last epoch. The batches of all steps are drawn beforehand, since a process draws them once.
 
-At the paper's 20 epochs the program without gradient is always measured; AdamW's time there is extrapolated from what
-an epoch more takes, unless `--epochs 20` (minutes a round).
+At the paper's 20 epochs the program without gradient is always measured. AdamW's time there is extrapolated from the
+time of one more epoch, unless `--epochs 20` is given (minutes per round).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from programs import GRADIENT_FREE
 
 from nosbench_env import KNOWN_PROGRAMS
 from nosbench_env.tasks.pfn import PFNTask
-from nosbench_env.tasks.pfn_data import batch_of, bucket_borders
+from nosbench_env.tasks.pfn_data import bucket_borders, prepared_batch
 
 PAPERS_EPOCHS = PFNTask.default_epochs
 
@@ -27,15 +27,17 @@ PAPERS_EPOCHS = PFNTask.default_epochs
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=3)
     parser.add_argument("--epochs", type=int, default=2, help="length of both trainings (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=PFNTask.steps_per_epoch, help="of an epoch (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=PFNTask.steps_per_epoch, help="steps of an epoch (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.epochs < 2:
-        parser.error("--epochs must be at least 2: in a single epoch every loss is asked for")
+        parser.error("--epochs must be at least 2: a single epoch needs the losses of all its steps")
     task = PFNTask("cpu")
     task.steps_per_epoch = options.steps
     bucket_borders()
     for block in range(-(-PAPERS_EPOCHS * options.steps // 100)):
-        batch_of(100 * block)
+        prepared_batch(100 * block)
 
     adamw = partial(task.train_programs, [KNOWN_PROGRAMS["AdamW"]])
     free = partial(task.train_programs, [GRADIENT_FREE], last_epoch_only=True)

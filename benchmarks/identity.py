@@ -1,9 +1,9 @@
-"""How fast programs are identified: canonical form and fingerprint, one at a time, beside the paper's proxy.
+"""Speed of canonical form, fingerprint and the paper's proxy, on single programs.
 
     python benchmarks/identity.py
 
-Random programs are drawn from the paper's space with up to 14 instructions, as its code does. Descendants are programs
-of ten and more live instructions that mutations made of AdamW. Equal canonical forms are computed once, as in a search.
+Random programs are drawn from the paper's space with up to 14 instructions, as in its code. Descendants are mutations
+of AdamW with ten or more live instructions. The fingerprint of a canonical form is computed once, as in a search.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from nosbench_env.language.live_code import live_code
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--programs", type=int, default=8000, help="of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--programs",
+        type=int,
+        default=8000,
+        help="random programs; of descendants, a quarter (default: %(default)s)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, object] = {}
@@ -61,18 +66,18 @@ def random(count: int) -> list[Program]:
 
 def descendants(count: int) -> list[Program]:
     space, rng = SearchSpace(), np.random.default_rng(0)
-    found: list[Program] = []
-    while len(found) < count:
+    programs: list[Program] = []
+    while len(programs) < count:
         program = KNOWN_PROGRAMS["AdamW"]
         for _ in range(rng.integers(1, 30)):
             program = space.mutate(program, rng)
         if len(live_code(program)[0]) >= 10:
-            found.append(program)
-    return found
+            programs.append(program)
+    return programs
 
 
 def proxy_by_autograd(program: Program) -> float:
-    """The proxy as Appendix B writes it, by torch's means."""
+    """Computes the proxy literally as in Appendix B."""
     generator = torch.Generator().manual_seed(42)
     a, b, start = (torch.randn(shape, generator=generator) * 0.1 for shape in ((10, 10), (10,), (10,)))
     x = nn.Parameter(start)

@@ -1,11 +1,11 @@
-"""Memory: what a process grows by while it steps thousands of programs, and the peak of a PFN epoch.
+"""Memory growth over thousands of programs; peak of a PFN epoch.
 
     python benchmarks/memory.py [--programs 2000] [--no-record]
 
-Linux only. Each part runs in a fresh process. The first steps distinct random programs of the search space through
-`ProgramOptimizer(fused=True)`, 3 steps each on a model of 4 small tensors, and prints the resident memory on the way;
-the first figure is taken when everything is imported and one program has been stepped. The second trains AdamW for an
-epoch of the PFN task by `train_programs` on the CPU, and prints what was resident before and the peak.
+Linux only. Each part runs in a new process. The first part steps distinct random programs of the search space through
+`ProgramOptimizer(fused=True)`, 3 steps each on a model of 4 small tensors, and prints the resident memory on the way.
+Its first figure is taken after all imports and the steps of one program. The second part trains AdamW for an epoch of
+the PFN task by `train_programs` on the CPU, and prints the resident memory before it and the peak.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ STEPS = 3  # of each program
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=None)
-    parser.add_argument("--programs", type=int, default=2000, help="how many (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=100, help="of the PFN epoch (default: %(default)s)")
+    parser.add_argument("--programs", type=int, default=2000, help="number of programs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of the PFN epoch (default: %(default)s)")
     options = parser.parse_args()
     growth = in_fresh_process(step_programs, options.programs)
     for count, megabytes in growth.items():
@@ -40,13 +40,13 @@ def main() -> None:
 
 
 def in_fresh_process(part, number):
-    """What `part(number)` returns in a process of its own."""
+    """Returns `part(number)`, computed in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(part, number).result()
 
 
 def step_programs(count: int) -> dict[int, float]:
-    """Resident megabytes after so many programs."""
+    """Returns the resident megabytes by number of programs stepped."""
     import numpy as np
     import torch
     from torch import nn
@@ -82,7 +82,7 @@ def step_programs(count: int) -> dict[int, float]:
 
 
 def train_epoch(steps: int) -> tuple[float, float]:
-    """Resident megabytes before an epoch of AdamW, and the peak of the process."""
+    """Returns the resident megabytes before an epoch of AdamW, and the peak."""
     from nosbench_env import KNOWN_PROGRAMS
     from nosbench_env.tasks.pfn import PFNTask
 

@@ -1,18 +1,18 @@
-"""An epoch of the PFN task on the CPU, one thread: the fast path, the plain path, and that of the paper's code.
+"""Speed of a PFN epoch on one CPU thread: fast, plain, paper's code.
 
     python benchmarks/pfn_epoch.py [--steps 100] [--program AdamW] [--no-record]
 
 Sides:
 
-* "fast": what `PFNTask.train_programs` runs a step with (`CPUEngine`).
+* "fast": the engine of `PFNTask.train_programs` (`CpuEngine`).
 * "plain": `PFNTask.train` with a `ProgramOptimizer`.
-* "paper": the paper's code rebuilt: attention unpacked, in one call for the context and one for the other points, a
-  `ProgramOptimizer`, `clip_grad_norm_`, pfns' loss, the batch of each step drawn as it comes.
+* "paper": a reconstruction of the paper's code: unpacked attention, in one call for the context and one for the other
+  points; a `ProgramOptimizer`; `clip_grad_norm_`; pfns' loss; each step draws its batch.
 
-They take turns of 10 steps: `PFNTask.train` is called once, and after every 10 of its steps, its clock stopped, the
-others take theirs. All start from the same weights; the script ends with an error unless the losses of steps 0 to 10
-agree within 1e-6. The fast path draws its batches once a process and keeps them; that is timed on its own and printed.
-At the end comes a whole `train_programs` call, its setup included, and what the parts of a step of the fast path take.
+The sides take turns of 10 steps: `PFNTask.train` is called once, and after every 10 of its steps its clock is stopped
+while the others take theirs. All start from the same weights. The script ends with an error unless the losses of steps
+0 to 10 agree within 1e-6. The fast path draws its batches once per process and keeps them, which is timed separately.
+At the end, a whole `train_programs` call with its setup is timed, and the parts of a step of the fast path.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from nosbench_env.execution.fused_cpu import FusedCpuProgram, Memory
 from nosbench_env.execution.numerics import exact_arithmetic
 from nosbench_env.tasks.pfn import PFNTask
 from nosbench_env.tasks.pfn_data import (
-    batch_of,
     bucket_borders,
     context_sizes,
     initial_model,
+    prepared_batch,
     sample_batch,
 )
 from nosbench_env.tasks.pfn_model import PFN, standardise
 from nosbench_env.tasks.pfn_population import PFNPopulation
-from nosbench_env.tasks.pfn_training import CPUEngine, clip_factor
+from nosbench_env.tasks.pfn_training import CpuEngine, clip_factor
 from nosbench_env.tasks.task import Progress
 from nosbench_env.tasks.training import MAX_GRAD_NORM
 
-TURN = 10  # steps, after which the next side goes on
-COMPARED, TOLERANCE = 11, 1e-6  # steps 0 to 10, the losses of which any faithful path shares
+TURN = 10  # steps before the next side continues
+COMPARED, TOLERANCE = 11, 1e-6  # every faithful path has the same losses in steps 0 to 10
 
 
 def main() -> None:
@@ -58,10 +58,10 @@ def main() -> None:
         parser.error("--steps must be at least 2")
     program = KNOWN_PROGRAMS[options.program]
     with exact_arithmetic():
-        bucket_borders()  # all sides need them, once a process
+        bucket_borders()  # all sides need them, once per process
         started = time.perf_counter()
         for block in range(-(-options.steps // 100)):
-            batch_of(100 * block)
+            prepared_batch(100 * block)
         drawing = time.perf_counter() - started
         seconds, losses = run(program, options.steps)
         check(losses)
@@ -76,8 +76,8 @@ def main() -> None:
     print_table(seconds, "paper")
     for side, taken in seconds.items():
         print(f"{side:6} all steps: {sum(taken):8.3f} s  {sum(seconds['paper']) / sum(taken):8.2f}x")
-    print(f"drawing the batches, once a process, not counted above: {drawing:.3f} s")
-    print(f"a whole train_programs call after that, with its setup: {whole:.3f} s")
+    print(f"drawing the batches, once per process, not counted above: {drawing:.3f} s")
+    print(f"a train_programs call after that, with its setup: {whole:.3f} s")
     print("parts of a step of the fast path, medians: " + ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in parts.items()))
     if not options.no_record:
         figures: dict[str, object] = {"program": options.program, "steps": options.steps}
@@ -97,15 +97,15 @@ def main() -> None:
 
 
 def run(program: Program, steps: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds and loss of each step of each side."""
+    """Returns the seconds and the losses of each side's steps."""
     others: dict[str, Callable[[int], float]] = {"paper": PaperTraining(program, steps), "fast": fast(program, steps)}
     seconds: dict[str, list[float]] = {"paper": [], "plain": [], "fast": []}
     losses: dict[str, list[float]] = {"paper": [], "plain": [], "fast": []}
-    going_on = 0.0
+    resumed = 0.0
 
     def plain_step_done(progress: Progress) -> None:
-        nonlocal going_on
-        seconds["plain"].append(time.perf_counter() - going_on)
+        nonlocal resumed
+        seconds["plain"].append(time.perf_counter() - resumed)
         losses["plain"].append(progress.loss)
         if progress.step % TURN == 0 or progress.step == steps:
             for name in list(others) if progress.step // TURN % 2 else reversed(others):
@@ -113,15 +113,15 @@ def run(program: Program, steps: int) -> tuple[dict[str, list[float]], dict[str,
                     started = time.perf_counter()
                     losses[name].append(others[name](step))
                     seconds[name].append(time.perf_counter() - started)
-        going_on = time.perf_counter()
+        resumed = time.perf_counter()
 
     task = PFNTask("cpu")
     task.steps_per_epoch = steps
 
     def make_optimizer(params: object) -> torch.optim.Optimizer:
-        nonlocal going_on
+        nonlocal resumed
         optimizer = ProgramOptimizer(params, program)
-        going_on = time.perf_counter()  # the last that happens before the first step
+        resumed = time.perf_counter()  # the first step follows immediately
         return optimizer
 
     task.train(make_optimizer, epochs=1, on_step=plain_step_done)
@@ -132,11 +132,11 @@ def check(losses: dict[str, list[float]]) -> None:
     for side in ("plain", "fast"):
         for step, (paper, own) in enumerate(list(zip(losses["paper"], losses[side], strict=True))[:COMPARED]):
             if not abs(paper - own) <= TOLERANCE:
-                sys.exit(f"step {step}: the loss is {own!r} ({side}), but {paper!r} (paper): not the same training")
+                sys.exit(f"step {step}: the loss is {own!r} ({side}), but {paper!r} (paper): the trainings differ")
 
 
 def fast(program: Program, steps: int) -> Callable[[int], float]:
-    engine = CPUEngine([program], seed=0, steps=steps)
+    engine = CpuEngine([program], seed=0, steps=steps)
     return lambda step: float(engine.run(step, 1, losses=True).losses[0, 0])
 
 
@@ -150,7 +150,7 @@ class PaperTraining:
         self.optimizer = ProgramOptimizer(self.model.parameters(), program)
 
     def __call__(self, step: int) -> float:
-        """Takes a step; returns the loss before it."""
+        """Runs a step; returns the loss before it."""
         x, y = sample_batch(step)
         num_context = self.contexts[step]
         losses = self.criterion(paper_forward(self.model, x, y, num_context), y[num_context:].contiguous())
@@ -163,14 +163,14 @@ class PaperTraining:
 
 
 def paper_forward(model: PFN, x: Tensor, y: Tensor, num_context: int) -> Tensor:
-    """The logits of the points after the context, by the operations of the paper's code."""
+    """Computes the logits of the points after the context, by the paper's operations."""
     tokens = model.x_encoder(standardise(x))
     labelled = tokens[:num_context] + model.y_encoder(y.unsqueeze(-1))[:num_context]
     tokens = torch.cat([labelled, tokens[num_context:]])
     for layer in model.layers:
         assert isinstance(layer, nn.TransformerEncoderLayer)
         context, others = tokens[:num_context], tokens[num_context:]
-        # Inputs of attention that are one object go through one packed product; these don't, as there.
+        # Attention packs its products if its inputs are one object. As in the paper's code, they are not.
         of_context = layer.self_attn(context, tokens[:num_context], tokens[:num_context])[0]
         of_others = layer.self_attn(others, context, context)[0]
         tokens = layer.norm1(torch.cat([of_context, of_others]) + tokens)
@@ -180,8 +180,8 @@ def paper_forward(model: PFN, x: Tensor, y: Tensor, num_context: int) -> Tensor:
 
 
 def breakdown(program: Program, steps: int) -> dict[str, float]:
-    """Median seconds of the parts of a fast step, over the steps of a training that goes on meanwhile."""
-    contexts, population = context_sizes(steps), PFNPopulation.alike(initial_model(), 1)
+    """Returns the median seconds of the parts of a fast step."""
+    contexts, population = context_sizes(steps), PFNPopulation.copies(initial_model(), 1)
     compiled = FusedCpuProgram(program, scaled_gradient=True)
     params, grads = (population.tensors(rows[0]) for rows in (population.weights, population.grads))
     memories: list[Memory] = [{} for _ in params]
@@ -196,8 +196,8 @@ def breakdown(program: Program, steps: int) -> dict[str, float]:
 
     parts: dict[str, list[float]] = {"forward": [], "backward": [], "clip": [], "program step": []}
     for step in range(steps):  # the functions above read it
-        forward = timed(partial(population.loss, batch_of(step), contexts[step]))
-        both = timed(partial(population.loss_and_gradients, batch_of(step), contexts[step]))
+        forward = timed(partial(population.loss, prepared_batch(step), contexts[step]))
+        both = timed(partial(population.loss_and_gradients, prepared_batch(step), contexts[step]))
         parts["forward"].append(forward)
         parts["backward"].append(both - forward)
         parts["clip"].append(timed(clip))

@@ -1,15 +1,15 @@
-"""The program step on the PFN's 56 tensors, one CPU thread: fused, operation by operation, and torch's fused AdamW.
+"""Speed of a program's step on the PFN's tensors, on one CPU thread.
 
     python benchmarks/program_step.py [--rounds N] [--programs AdamW SGD ...] [--no-record]
 
-Sides, each with weights and gradients of its own: `ProgramOptimizer(fused=True)`, `ProgramOptimizer`, and
-`torch.optim.AdamW(fused=True)` as the yardstick whatever the program is. "Hot" takes steps back to back, the median of
-which is of a step. "In training" reads and writes a buffer of 64 MB before every step, outside of the timed part, as
-the forward and the backward pass would throw weights and memory out of the caches.
+The sides have weights and gradients of their own: `ProgramOptimizer(fused=True)`, `ProgramOptimizer`, and
+`torch.optim.AdamW(fused=True)` as the reference for every program. "Hot" runs steps back to back. "In training" reads
+and writes a buffer of 64 MB before every step, untimed, because the forward and the backward pass would also evict
+weights and memory from the caches.
 
 The first two steps, in which programs are compiled, are timed once for each program. The floor of AdamW's step is its
-memory traffic (reads weights, gradients and both moments, writes weights and both moments); the bandwidth it implies
-stands beside that of a torch copy which moves as many bytes, timed in the same rounds.
+memory traffic (reads weights, gradients and both moments; writes weights and both moments). The bandwidth it implies is
+printed beside that of a torch copy of as many bytes, timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROGRAMS = {name: KNOWN_PROGRAMS[name] for name in NAMED} | {
     "normalised momentum (norm)": NORMALISED,
     "sin, exp, arctan": TRANSCENDENTAL,
 }
-HOT_STEPS = 5  # back to back, a round
+HOT_STEPS = 5  # back to back, per round
 COLD_ROUNDS_A_ROUND = 3
 EVICTION_BYTES = 64 << 20
 ADAMW_ARRAYS = 7  # w, g, m, v are read; w, m, v are written
@@ -61,14 +61,14 @@ def main() -> None:
         if name == "AdamW":
             rows["floor"] = print_floor(measured, num_bytes)
         if not all(param.isfinite().all() for side in sides.values() for param in params_of(side)):
-            raise SystemExit(f"{name}: parameters are not finite, so the figures may be of another case")
+            raise SystemExit(f"{name}: parameters are not finite, so the figures are not representative")
         figures[name] = rows
     if not options.no_record:
         record("program_step", figures)
 
 
 def warm_up() -> None:
-    """Lets LLVM and torch set themselves up."""
+    """Initialises LLVM and torch."""
     param = nn.Parameter(torch.zeros(64))
     param.grad = torch.ones(64)
     for program in PROGRAMS.values():
@@ -76,7 +76,7 @@ def warm_up() -> None:
         optimizer.step()
     started = time.perf_counter()
     ProgramOptimizer([param], KNOWN_PROGRAMS["SignSGD"], fused=True).step()
-    print(f"first compilation of the process: {1e3 * (time.perf_counter() - started):.1f} ms")
+    print(f"first compilation in the process: {1e3 * (time.perf_counter() - started):.1f} ms")
 
 
 def optimizers(name: str) -> Sides:
@@ -89,7 +89,7 @@ def optimizers(name: str) -> Sides:
 
 
 def fresh_params() -> list[nn.Parameter]:
-    """The PFN's initial weights, with gradients of a norm of about 1."""
+    """Returns the PFN's initial weights, with gradients of norm 1 (about)."""
     params = list(initial_model().parameters())
     scale = sum(param.numel() for param in params) ** -0.5
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def first_steps(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Seconds of the first and the second step, whose code may differ."""
+    """Times the first and the second step, whose code may differ."""
     taken = []
     for _ in range(2):
         started = time.perf_counter()
@@ -113,7 +113,7 @@ def first_steps(optimizer: torch.optim.Optimizer) -> list[float]:
 
 
 def hot(sides: Sides, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step among several back to back."""
+    """Times steps that follow each other."""
 
     def several(optimizer: torch.optim.Optimizer) -> None:
         for _ in range(HOT_STEPS):
@@ -124,7 +124,7 @@ def hot(sides: Sides, rounds: int) -> dict[str, list[float]]:
 
 
 def in_training(sides: Sides, rounds: int, num_bytes: int) -> dict[str, list[float]]:
-    """Seconds of a step that finds the caches full of something else, and of a copy that moves `num_bytes`."""
+    """Times steps with cold caches, and a copy that moves `num_bytes`."""
     evicted = torch.zeros(EVICTION_BYTES // 4)
     source = torch.zeros(num_bytes // 8)
     target = torch.zeros_like(source)
@@ -133,7 +133,7 @@ def in_training(sides: Sides, rounds: int, num_bytes: int) -> dict[str, list[flo
 
 
 def print_floor(measured: dict[str, dict[str, list[float]]], num_bytes: int) -> dict[str, float]:
-    """Bandwidths that AdamW's step implies, beside that of the copy."""
+    """Prints and returns the bandwidths of AdamW's step and of the copy."""
     seconds = {
         "fused step, hot": median(measured["hot"]["fused"]),
         "fused step, in training": median(measured["in training"]["fused"]),

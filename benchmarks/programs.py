@@ -1,4 +1,4 @@
-"""The programs that the benchmarks run beside the known ones."""
+"""Programs that the benchmarks run beside the known ones."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ GRADIENT_FREE = Program.parse("r9 = mul(param, 0.001)")
 
 
 def adamw_variants(count: int) -> list[Program]:
-    """So many programs that do as much work as AdamW, each with a learning rate of its own between 0.0001 and 0.002.
+    """Returns programs that cost as much as AdamW, with different learning rates.
 
-    The proxy tells them apart: no two learning rates are closer than a ten-thousandth of them.
+    The rates lie between 0.0001 and 0.002. The fingerprint tells the programs apart: rates differ by at least a
+    ten-thousandth of their size.
     """
     *head, last = str(KNOWN_PROGRAMS["AdamW"]).splitlines()
     assert last == "r19 = mul(r19, 0.001)"
@@ -58,7 +59,7 @@ def adamw_variants(count: int) -> list[Program]:
             variants.append(Program.parse("\n".join([*head, *scale, "r19 = mul(r19, r20)"])))
             if len(variants) == count:
                 return variants
-    raise ValueError(f"there are no more than {len(variants)} variants, {count} were asked for")
+    raise ValueError(f"count must be at most {len(variants)}, got {count}")
 
 
 _FUNCTIONS = (("mul", operator.mul), ("add", operator.add), ("sub", operator.sub), ("div", operator.truediv))

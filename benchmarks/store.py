@@ -1,10 +1,10 @@
-"""How fast the store answers when it is large: hits, misses, opening in a fresh process, and memory.
+"""Speed and memory of a large store: hits, misses, aliases and opening.
 
     python benchmarks/store.py [--records 1000000] [--queries 20000] [--keep FILE] [--no-record]
 
-Fills a SQLite store with records such as the oracle writes (20 epoch means, a provenance with a program). Each figure
-comes from a fresh process: opening until the first answer, without and with the imports; random hits, each key once, so
-that nothing is answered from memory; hits on a few keys, which are; random misses; aliases; the greatest memory.
+Fills a SQLite store with records like the oracle's (20 epoch means, a provenance with a program). Each figure is from
+a fresh process: opening until the first answer, without and with the imports; random hits, one per key, so that none is
+answered from memory; hits on a few keys, which are answered from memory; random misses; aliases; the peak of memory.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def main() -> None:
         if not path.exists():
             figures["records filled in a second"] = round(fill(path, options.records))
         figures["MB on disk"] = round(path.stat().st_size / 1e6)
-        for what in ("start", "hits", "repeated hits", "misses", "aliases"):
-            command = [sys.executable, __file__, "--measure", what, "--keep", str(path)]
+        for kind in ("start", "hits", "repeated hits", "misses", "aliases"):
+            command = [sys.executable, __file__, "--measure", kind, "--keep", str(path)]
             command += ["--records", str(options.records), "--queries", str(options.queries)]
             figures |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     for name, value in figures.items():
@@ -56,7 +56,7 @@ def key(number: int) -> str:
 
 
 def fill(path: Path, count: int) -> float:
-    """Fills a new store; returns records a second."""
+    """Fills a new store; returns records per second."""
     from nosbench_env.store import Record, ResultStore
 
     rng = random.Random(0)
@@ -76,8 +76,8 @@ def fill(path: Path, count: int) -> float:
     return count / seconds
 
 
-def measure(what: str, path: Path, records: int, queries: int) -> dict[str, object]:
-    """What a fresh process measures."""
+def measure(kind: str, path: Path, records: int, queries: int) -> dict[str, object]:
+    """Measures in a fresh process."""
     started = time.perf_counter()
     from nosbench_env.store import ResultStore
 
@@ -87,18 +87,18 @@ def measure(what: str, path: Path, records: int, queries: int) -> dict[str, obje
         sys.exit("a record is missing")
     opened = time.perf_counter()
     rng = random.Random(1)
-    if what == "start":
+    if kind == "start":
         return {
             "ms to open, first answer included": round(1000 * (opened - imported), 1),
             "ms to open, imports included": round(1000 * (opened - started), 1),
         }
-    if what == "hits":
+    if kind == "hits":
         asked = [key(number) for number in rng.sample(range(records), min(queries, records))]
         seconds = timed(lambda name: store.get(name, 20), asked, known=True)
-    elif what == "repeated hits":
+    elif kind == "repeated hits":
         asked = [key(rng.randrange(min(1000, records))) for _ in range(queries)]
         seconds = timed(lambda name: store.get(name, 20), asked, known=True)
-    elif what == "misses":
+    elif kind == "misses":
         asked = [key(records + number) for number in range(queries)]
         seconds = timed(lambda name: store.get(name, 20), asked, known=False)
     else:
@@ -109,14 +109,14 @@ def measure(what: str, path: Path, records: int, queries: int) -> dict[str, obje
     for clock, taken in seconds.items():
         for share in (50, 99):
             microseconds = 1e6 * taken[min(len(taken) - 1, int(len(taken) * share / 100))]
-            figures[f"{what}, p{share}, microseconds{clock}"] = round(microseconds)
-    if what == "hits":
+            figures[f"{kind}, p{share}, microseconds{clock}"] = round(microseconds)
+    if kind == "hits":
         figures["MB of memory, the most"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return figures
 
 
 def timed(ask: Callable[[str], object], asked: Sequence[str], known: bool) -> dict[str, list[float]]:
-    """The seconds of each question, sorted: as they pass, and those of the processor, which others can't take away."""
+    """Returns the sorted seconds of each query, by the wall clock and of this processor."""
     seconds: list[float] = []
     processor: list[float] = []
     for name in asked:

@@ -1,15 +1,14 @@
-"""Evaluations of distinct programs a minute through the oracle: one process against as many workers as there are cores.
+"""Evaluations per minute: one process against one worker per core.
 
     python benchmarks/throughput.py [--programs N] [--epochs 1] [--rounds 2] [--no-record]
 
-PFN task on the CPU, `Oracle.query_many` with `workers=1` and `workers=<cores>`, into an empty store each time. All
-programs cost what AdamW costs; none is equivalent to another, so each is trained. Worker processes have been started,
-and have trained once, before the clock starts: their start is not counted.
+Calls `Oracle.query_many` on the PFN task on the CPU with `workers=1` and `workers=<cores>`, with an empty store each
+time. All programs cost as much as AdamW. None is equivalent to another, so each is trained. Worker processes start and
+train once before the measurement, so their start is not counted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from functools import partial
@@ -19,15 +18,16 @@ from harness import arguments, interleaved, median, ratio, record
 from programs import adamw_variants
 
 from nosbench_env import Oracle, ResultStore
+from nosbench_env.tasks.worker_pool import available_cores
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=2)
-    parser.add_argument("--programs", type=int, help="how many a round (default: two a core)")
+    parser.add_argument("--programs", type=int, help="programs per round (default: two per core)")
     parser.add_argument("--epochs", type=int, default=1, help="length of the trainings (default: %(default)s)")
     parser.add_argument("--task", default="pfn", help="(default: %(default)s)")
     options = parser.parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     programs = adamw_variants(options.programs or 2 * cores)
     with tempfile.TemporaryDirectory() as folder:
         oracles = {
@@ -41,9 +41,9 @@ def main() -> None:
         def evaluate(oracle: Oracle) -> None:
             oracle.store.close()
             oracle.store = ResultStore(Path(folder) / f"{next(stores)}.sqlite")
-            found = oracle.query_many(programs, epochs=options.epochs)
-            if any(evaluation.source != "trained" for evaluation in found):
-                sys.exit("two programs were taken to be equivalent, so not all were trained")
+            evaluations = oracle.query_many(programs, epochs=options.epochs)
+            if any(evaluation.source != "trained" for evaluation in evaluations):
+                sys.exit("not all programs were trained: two count as equivalent")
 
         sides = {name: partial(evaluate, oracle) for name, oracle in oracles.items()}
         seconds = interleaved(sides, options.rounds, warmup=1)

@@ -1,13 +1,13 @@
-"""How fast many envs at once are: steps a second, and what they leave of the speed of an oracle asked in batches.
+"""The speed of the vector envs: steps a second, and their share of an oracle's time.
 
-All in one process and one thread: 64 sub-envs, random actions that the masks allow, drawing them and resets counted.
+All in one process and one thread, with 64 sub-envs and random allowed actions; drawing them and resets are counted.
 
-Steps: against an oracle that answers at once. So all of the envs' own work is counted, also that of an episode's last
-step (making the program and its text), and the evaluation is not. "ours" is our vector env, "sync" Gymnasium's
-SyncVectorEnv; "sb3" is our bridge to stable-baselines3, "dummy" its DummyVecEnv. All are made as users make them.
+Steps: with an oracle that answers at once. This counts all of the envs' own work, including that of an episode's last
+step (making the program and its text), and no evaluation. "ours" is this package's vector env, "sync" Gymnasium's
+SyncVectorEnv; "sb3" is this package's bridge to stable-baselines3, "dummy" its DummyVecEnv. All are made as users do.
 
-Batches: against an oracle that takes 1 ms a program. "share" is the time that it takes for the same batches alone,
-divided by that of the envs. On a busy machine look at the processor's time, which is all that the envs add.
+Batches: with an oracle that takes 1 ms for a program. "share" is its time for the same batches alone, divided by that
+of the envs. On a busy machine read the processor's time, which is all that the envs add.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FreeOracle:
 
 
 class SlowOracle(FreeOracle):
-    """Takes a millisecond for each different program; remembers how many there were in each call."""
+    """Takes a millisecond for each distinct program; records their count in each call."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -63,13 +63,15 @@ class SlowOracle(FreeOracle):
         return super().query_many(programs)
 
     def work(self, programs: int) -> None:
-        """What a call for so many programs takes."""
+        """Takes the time of a call for this many programs."""
         time.sleep(SECONDS_A_PROGRAM * programs)
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=500, help="steps of all sub-envs a round (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=500, help="steps of all sub-envs a round (default: %(default)s)"
+    )
     options = parser.parse_args()
     figures = steps_a_second(options.rounds, options.steps) | shares(options.rounds, options.steps // 2)
     for name, figure in figures.items():
@@ -79,7 +81,7 @@ def main() -> None:
 
 
 def steps_a_second(rounds: int, steps: int) -> dict[str, float]:
-    """For each kind of env the steps a second, and how many times faster than Gymnasium's and SB3's ours are."""
+    """Returns steps a second by kind of env, and ratios to Gymnasium's and SB3's."""
     sides: dict[str, Play] = {}
     for kind, env_id in ENVS.items():
         sync = gymnasium.make_vec(env_id, COUNT, vectorization_mode="sync", oracle=FreeOracle())
@@ -102,8 +104,8 @@ def steps_a_second(rounds: int, steps: int) -> dict[str, float]:
 
 
 def shares(rounds: int, steps: int) -> dict[str, float]:
-    """For each kind of env what share of its time the oracle takes when asked for the same batches alone."""
-    found = {}
+    """Returns, by kind of env, the oracle's time for the same batches alone as a share."""
+    figures = {}
     for kind, env_id in ENVS.items():
         oracle = SlowOracle()
         played = Play(gymnasium.make_vec(env_id, COUNT, oracle=oracle), steps)
@@ -112,18 +114,18 @@ def shares(rounds: int, steps: int) -> dict[str, float]:
         seconds = interleaved(
             {"envs": played, "oracle": lambda batches=batches, oracle=oracle: [oracle.work(n) for n in batches]}, rounds
         )
-        found[f"share: {kind}"] = round(1 / ratio(seconds, "oracle", "envs"), 3)
-        found[f"programs a second: {kind}"] = round(sum(batches) / median(seconds["envs"]))
+        figures[f"share: {kind}"] = round(1 / ratio(seconds, "oracle", "envs"), 3)
+        figures[f"programs a second: {kind}"] = round(sum(batches) / median(seconds["envs"]))
         processor_ms = 1000 * median(played.processor_seconds) / sum(batches)
-        found[f"processor milliseconds a program: {kind}"] = round(processor_ms, 3)
-    return found
+        figures[f"processor milliseconds a program: {kind}"] = round(processor_ms, 3)
+    return figures
 
 
 class Play:
     """Plays the same random steps at each call, in envs of Gymnasium or stable-baselines3.
 
     Attributes:
-        processor_seconds: What each call took of the processor, which other processes on the machine disturb less.
+        processor_seconds: Processor time of each call, which other processes on the machine disturb less.
     """
 
     def __init__(self, envs: Any, steps: int) -> None:
@@ -134,7 +136,7 @@ class Play:
         self._draw = draw_tokens if tokens else partial(draw_instructions, space.nvec)
 
     def __call__(self) -> None:
-        """Plays."""
+        """Plays the steps."""
         rng, started = np.random.default_rng(0), time.process_time()
         self._envs.reset()
         for _ in range(self._steps):
@@ -143,7 +145,7 @@ class Play:
 
 
 def masks_of(envs: Any) -> Callable[[], NDArray[np.bool_]]:
-    """How a user gets the action masks of all sub-envs."""
+    """Returns a user's way to the action masks of all sub-envs."""
     if hasattr(envs, "env_method"):
         return lambda: np.stack(envs.env_method("action_masks"))
     if hasattr(envs, "action_masks"):
@@ -152,14 +154,14 @@ def masks_of(envs: Any) -> Callable[[], NDArray[np.bool_]]:
 
 
 def draw_tokens(masks: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random allowed token for each row."""
+    """Draws an allowed token for each row."""
     return (rng.random(masks.shape, dtype=np.float32) * masks).argmax(axis=1)
 
 
 def draw_instructions(
     sizes: NDArray[np.int64], masks: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A random allowed instruction, or STOP, for each row."""
+    """Draws an allowed instruction, or STOP, for each row."""
     actions = rng.integers(sizes, size=(len(masks), len(sizes)))
     actions[:, 0] = np.where(masks[:, STOP], actions[:, 0], actions[:, 0] % STOP)
     return actions
