@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test test-all lint docs format clean
+.PHONY: search test test-all test-gpu lint docs format clean
 
 # The main job: regularized evolution from AdamW on the paper's PFN task, at one epoch instead of the paper's 20, so
 # that it ends within minutes on two CPU cores; its results come with the package, so it takes seconds.
@@ -16,10 +16,15 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n auto --dist loadfile --doctest-modules
 
+# The tests that need a CUDA device; they fail without one.
+test-gpu: .venv/installed-dev
+	NOSBENCH_REQUIRE_GPU=1 $(BIN)/pytest -m gpu
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # The documentation, into site/; a warning is an error, also in the tests, which build it, too. The variable silences an announcement of the theme's makers.
 docs: .venv/installed-dev

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,17 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 DATA = Path(__file__).parent / "data"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped without a CUDA device; `make test-gpu` lets them fail instead."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        missing = pytest.fail if os.environ.get("NOSBENCH_REQUIRE_GPU") else pytest.skip
+        missing("needs a CUDA device")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
-"""The kernels of `interpreter.cu`, compiled for the CPU, so that tests without a GPU run the very same source."""
+"""The kernels of `interpreter.cu`, compiled for the CPU.
+
+Tests without a GPU thus run the GPU's source.
+"""
 
 import ctypes
 import shutil
@@ -29,7 +32,7 @@ extern "C" void launch_clip_factors(
 
 
 class EmulatedKernels:
-    """Runs the kernels with few threads a block, one block after the other."""
+    """Kernels with few threads per block; blocks run one after the other."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         source = Path(interpreter.__file__).with_name("interpreter.cu").read_text()

@@ -1,4 +1,4 @@
-"""Damaged copies of a SQLite store, and whether one opened on them answers right or says that it is damaged."""
+"""Damaged copies of a SQLite store, and checks of its answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RECORDS = {key: Record((number / 7, math.pi * number, 1e-300), None, {"n": numbe
 
 
 def original(folder: Path) -> tuple[bytes, bytes, bytes]:
-    """The bytes of a closed store with a few pages of records, and of an open one with what it keeps beside it."""
+    """Returns the bytes of a closed store, of an open one, and of the log of that."""
     store = ResultStore(folder / "original.sqlite")
     store.add_many(RECORDS.items())
     for key in RECORDS:
         store.add_aliases({f"alias-{key}": key})
-    store.add("stopped", Record((1.0, math.nan), 5), step_losses=[1.0, 2.0])
+    store.add("stopped", Record((1.0, math.nan), 5))
     store.close()
     closed = (folder / "original.sqlite").read_bytes()
     store.delete(range(20, 30))
@@ -31,7 +31,7 @@ def original(folder: Path) -> tuple[bytes, bytes, bytes]:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """A copy with something wrong."""
+    """Returns a damaged copy."""
     changed = bytearray(data)
     kind = rng.randrange(6)
     if kind == 0:  # bits flip
@@ -57,45 +57,44 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def ask(path: Path, read_only: bool) -> Counter[str]:
-    """Asks a damaged store all kinds of things; returns what came of it."""
+    """Calls all methods of a damaged store; returns counts of the outcomes."""
     outcomes: Counter[str] = Counter()
     store = ResultStore(path, read_only)
 
-    def attempt(question: str, answer: object) -> None:
-        outcomes[f"{question}: {answer}"] += 1
+    def attempt(question: str, outcome: str) -> None:
+        outcomes[f"{question}: {outcome}"] += 1
 
     for key, record in [*RECORDS.items(), ("stopped", None)]:
         try:
-            found = store.get(key, 2 if record is None else 3)
+            answer = store.get(key, 2 if record is None else 3)
         except StoreError:
-            attempt("get", "said to be damaged")
+            attempt("get", "reported as damaged")
             continue
-        if found is None:
+        if answer is None:
             attempt("get", "unknown")
-        elif record is None or found == record:
+        elif record is None or answer == record:
             attempt("get", "right")
         else:
-            raise AssertionError(f"wrong answer for {key}: {found}")
+            raise AssertionError(f"wrong answer for {key}: {answer}")
     for key in RECORDS:
         try:
             named = store.resolve(f"alias-{key}")
         except StoreError:
-            attempt("resolve", "said to be damaged")
+            attempt("resolve", "reported as damaged")
             continue
         if named != key and named in RECORDS:
             raise AssertionError(f"wrong key: {named} for {key}")
-        # A key that differs in a bit is no key of anything, so it means no more than that nothing is known.
+        # A key with a flipped bit has no records, so it is the same as an unknown one.
         attempt("resolve", "right" if named == key else "unknown")
 
-    def read_runs() -> None:
-        for run in store.runs():
-            if run.key in RECORDS and run.record != RECORDS[run.key]:
-                raise AssertionError(f"wrong record: {run}")
+    def read_records() -> None:
+        for stored in store.records():
+            if stored.key in RECORDS and stored.record != RECORDS[stored.key]:
+                raise AssertionError(f"wrong record: {stored}")
 
     calls = {
-        "runs": read_runs,
+        "records": read_records,
         "aliases": lambda: list(store.aliases()),
-        "step losses": lambda: store.step_losses(41),
         "len": lambda: len(store),
         "add": lambda: store.add("new", Record((1.0,)), aliases=["new alias"]),
         "add many": lambda: store.add_many([(KEYS[1], RECORDS[KEYS[1]]), ("newer", Record((1.0,)))]),
@@ -106,19 +105,19 @@ def ask(path: Path, read_only: bool) -> Counter[str]:
             call()
             attempt(name, "done")
         except StoreError:
-            attempt(name, "said to be damaged")
+            attempt(name, "reported as damaged")
     try:
         with store.leases() as leases:
             leases.take([KEYS[1], "other"])
         attempt("leases", "done")
     except StoreError:
-        attempt("leases", "said to be damaged")
+        attempt("leases", "reported as damaged")
     store.close()
     return outcomes
 
 
 def run(folder: Path, copies: int, seed: int = 0) -> Counter[str]:
-    """Makes damaged copies and asks each, in the ways it can be opened."""
+    """Makes damaged copies, opens each in one of the possible ways, and asks it."""
     rng = random.Random(seed)
     closed, opened, log = original(folder)
     outcomes: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Oracles that train nothing, for tests of what asks them."""
+"""Oracles that train nothing, for tests of their callers."""
 
 import math
 import zlib
@@ -11,11 +11,11 @@ from nosbench_env import Evaluation, Program, canonical_form
 
 
 class MadeUpOracle:
-    """Answers with a loss that is made up from the program's text, the same each time; some are NaN or infinite.
+    """An oracle whose losses are hashes of the program's text; some are NaN or infinite.
 
     Attributes:
         calls: The programs of each call.
-        failing: What to raise instead, if not None.
+        failing: The exception to raise instead, if not None.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class MadeUpOracle:
 
 
 class InstantOracle(MadeUpOracle):
-    """Answers with a loss that a function computes from the program; NaN and infinity are failures, as they should be.
+    """An oracle whose losses a function computes; NaN and infinity are failures.
 
     Programs of one canonical form have one key.
     """
@@ -55,7 +55,7 @@ class InstantOracle(MadeUpOracle):
 
     @property
     def asked(self) -> list[Program]:
-        """All programs asked about, one after the other."""
+        """All programs asked about, in order."""
         return [program for call in self.calls for program in call]
 
     def _evaluation(self, program: Program, epochs: int, seed: int) -> Evaluation:
@@ -66,5 +66,5 @@ class InstantOracle(MadeUpOracle):
 
 
 def random_loss(program: Program) -> float:
-    """Some loss of the program's own, the same in every process."""
+    """Returns a loss that depends on the program alone, equal in every process."""
     return float(np.random.default_rng(list(str(program).encode())).normal(1.0, 1.0))

@@ -17,14 +17,17 @@ from typing import Any
 
 
 def installed() -> Path | None:
-    """Where the binaries are; None if the package is not installed. Importing it would change things in the system."""
+    """Returns the folder of the binaries; None if the package is not installed.
+
+    The package is not imported, since that changes the system.
+    """
     package = importlib.util.find_spec("pgserver")
     folders = list(package.submodule_search_locations or ()) if package else []
     return Path(folders[0]) / "pginstall" / "bin" if folders else None
 
 
 class Server:
-    """A server of its own in a new folder, reached by a socket there; for a `with` block.
+    """A new server with its own folder and socket, for a `with` block.
 
     PostgreSQL refuses to run as root, so there it runs as nobody.
     """
@@ -79,7 +82,7 @@ class Server:
         raise RuntimeError(f"the server did not start:\n{(self._folder / 'log').read_text()}")
 
     def stop(self) -> None:
-        """Ends the server at once, as if it had crashed."""
+        """Ends the server at once, as in a crash."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
@@ -87,7 +90,7 @@ class Server:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of an empty database, for a `with` block; a later one may get the same, emptied."""
+        """Yields the URL of an empty database, which later blocks may reuse."""
         if not self._free:
             self._databases += 1
             self._free.append(f"test{self._databases}")

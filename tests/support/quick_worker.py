@@ -1,7 +1,7 @@
-"""Stands in for `nosbench_env.tasks.worker`: answers at once, without training, or misbehaves as it is told to.
+"""Stands in for `nosbench_env.tasks.worker`: answers at once without training, or misbehaves as configured.
 
-Run as `quick_worker.py FOLDER '{"sin": "kill", ...}'`: what to do with a program, by its first function. What ends in
-"-once" is done once; the folder remembers that.
+Run as `quick_worker.py FOLDER '{"sin": "kill", ...}'`: the behaviour with a program, by its first function. A behaviour
+that ends in "-once" happens once, which the folder records.
 """
 
 import json
@@ -25,7 +25,7 @@ def misbehave(how: str, reply) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     if how == "garbage":
         reply("Traceback of something")
-    if how == "slow":  # and alive
+    if how == "slow":  # but alive
         for step in range(600):
             reply(json.dumps({"index": 0, "step": step, "steps": 600, "loss": 1.0}))
             time.sleep(0.05)

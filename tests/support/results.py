@@ -1,4 +1,4 @@
-"""Results for tests of the store's ways elsewhere: made up, of the form that the oracle gives them."""
+"""Made-up results in the oracle's form, for tests of export, import and upkeep."""
 
 import math
 import random
@@ -10,8 +10,8 @@ from nosbench_env import SearchSpace
 from nosbench_env.store import Record
 
 
-def key(value: str = "0x1.8p-2", seed: int = 0, task: str = "toy-1", method: str = "paper-1") -> str:
-    return f"{task}/seed={seed}/float32/{method}:{value}"
+def key(value: str = "0x1.8p-2", seed: int = 0, task: str = "toy-1", identity: str = "paper-1") -> str:
+    return f"{task}/seed={seed}/float32/{identity}:{value}"
 
 
 def record(*means: float, stopped_at: int | None = None, first_epoch: int = 0, **provenance: Any) -> Record:
@@ -19,7 +19,7 @@ def record(*means: float, stopped_at: int | None = None, first_epoch: int = 0, *
 
 
 def full_provenance(**others: Any) -> dict[str, Any]:
-    """A provenance as the oracle writes it, but for what is given."""
+    """Returns a provenance as the oracle writes it, with changes."""
     return {
         "device": "cpu (x86_64)",
         "nosbench_env": "0.1.0",
@@ -33,7 +33,7 @@ def full_provenance(**others: Any) -> dict[str, Any]:
 
 
 def random_results(count: int, seed: int = 0, epochs: int = 20) -> list[tuple[str, Record]]:
-    """Results under distinct keys, a few of them stopped or known for the last epoch alone."""
+    """Draws results under distinct keys; some are stopped or hold only the last epoch."""
     rng, generator, space = random.Random(seed), np.random.default_rng(seed), SearchSpace()
     results = []
     for _ in range(count):

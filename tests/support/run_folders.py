@@ -1,4 +1,4 @@
-"""Run folders as `search` leaves them, with losses that are given."""
+"""Run folders like those of `search`, with given losses."""
 
 import json
 import math
@@ -12,12 +12,14 @@ STEPS_COST = 1.5  # simulated seconds of a training
 
 
 def program(number: int) -> list[Any]:
-    """A program of its own for each number."""
+    """Returns a different program for each number."""
     return Program.parse("r9 = mul(grad, 0.1); " + "r9 = mul(r9, 0.5); " * number).to_json()
 
 
 def history(losses: Sequence[float | None], *, asked: int = 1, known: int = 0) -> list[dict[str, Any]]:
-    """Lines of a history: None fails on the probe, inf in training; equal losses are results of one program.
+    """Returns the lines of a history for losses.
+
+    None is a failure on the probe, inf one in training. Equal losses are results of the same program.
 
     The first `known` distinct programs were in the store before.
     """
@@ -50,7 +52,7 @@ def history(losses: Sequence[float | None], *, asked: int = 1, known: int = 0) -
 
 
 def config(agent: str = "rs", seed: int | None = 0, **others: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "agent": agent,
         "space": {"max_instructions": 20, "memory_size": 20},
         "seed": seed,
@@ -63,14 +65,14 @@ def config(agent: str = "rs", seed: int | None = 0, **others: Any) -> dict[str, 
         "batch_size": 1,
     } | others
     if seed is None:
-        del found["seed"]
-    return found
+        del settings["seed"]
+    return settings
 
 
 def write_run(
     folder: Path, losses: Sequence[float | None], agent: str = "rs", seed: int | None = 0, **others: Any
 ) -> Path:
-    """Writes a run folder, and returns it."""
+    """Writes a run folder, and returns its path."""
     asked = others.get("batch_size", 1)
     known = others.pop("known", 0)
     folder.mkdir(parents=True)

@@ -16,17 +16,26 @@ def instructions(memory_size: int = 20) -> st.SearchStrategy[Instruction]:
 
 
 def programs(min_size: int = 1, max_size: int = 20, memory_size: int = 20) -> st.SearchStrategy[Program]:
-    """Programs of the paper's search space, unless told otherwise."""
+    """Draws programs, by default of the paper's search space."""
     lists = st.lists(instructions(memory_size), min_size=min_size, max_size=max_size)
     return lists.map(lambda drawn: Program(tuple(drawn)))
 
 
 def any_programs() -> st.SearchStrategy[Program]:
-    """Programs of the whole language, of up to 50 instructions."""
+    """Draws programs of the whole language, of at most 50 instructions."""
     return programs(0, 50, MAX_SLOTS)
 
 
+@st.composite
+def memory_shuffles(draw: st.DrawFn) -> Program:
+    """Programs that mostly copy values, so that old values of memories and of the parameter are needed."""
+    slots = st.sampled_from((0, 1, *range(9, 14)))
+    copies = st.builds(lambda source, output: ["mul", [source, 3], output], slots, st.integers(9, 13))
+    sums = st.builds(lambda a, b, output: ["sub", [a, b], output], slots, slots, st.integers(9, 13))
+    return Program.from_json(draw(st.lists(copies | sums, min_size=3, max_size=12)))
+
+
 def action_sequences(space: SearchSpace) -> st.SearchStrategy[list[list[int]]]:
-    """More actions than an episode can take."""
+    """Draws as many actions as an episode can take."""
     action = st.tuples(*[st.integers(0, size - 1) for size in space.action_sizes]).map(list)
     return st.lists(action, min_size=space.max_instructions, max_size=space.max_instructions)

@@ -1,4 +1,4 @@
-"""Processes that take leases, train and store, killed at random moments; and whether the store kept its word."""
+"""Processes that train and store, killed at random, and a check of the store."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ KEYS_A_SECOND, WINDOW = 40, 200  # which keys are asked for moves on with time, 
 
 
 def result(key: str) -> Record:
-    """What a training of this key results in."""
+    """Returns the result of a training of this key."""
     rng = random.Random(key)
     means = (rng.random(), rng.expovariate(1e5), math.nan if rng.random() < 0.2 else rng.uniform(-1e300, 1e300))
     return Record(means, None, {"key": key, "seconds": rng.random()})
 
 
 def work(location: str, log: Path, begun: float, until: float, seed: int) -> None:
-    """Asks for keys as an oracle does, and says on the log what it trains and what is stored."""
+    """Works as an oracle does, and logs each training and each record."""
     rng, store = random.Random(seed), ResultStore(location)
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def say(what: str, key: str) -> None:
-        os.write(file, (json.dumps([what, key, time.monotonic()]) + "\n").encode())
+    def say(event: str, key: str) -> None:
+        os.write(file, (json.dumps([event, key, time.monotonic()]) + "\n").encode())
 
     while time.monotonic() < until:
         first = int((time.monotonic() - begun) * KEYS_A_SECOND)
@@ -59,10 +59,10 @@ def work(location: str, log: Path, begun: float, until: float, seed: int) -> Non
 def run(
     location: str, folder: Path, kills: int, workers: int = 8, seed: int = 0, pause_s: float = 0.3
 ) -> dict[str, int]:
-    """Lets processes work on a store and kills one after the other; then checks all that the store promises.
+    """Kills processes that work on a store, and then checks it.
 
     Returns:
-        Counts, of what was done.
+        Counts of processes, trainings and records.
     """
     context, rng = multiprocessing.get_context("fork"), random.Random(seed)
     begun = time.monotonic()
@@ -98,29 +98,30 @@ def run(
 
 
 def check(location: str, logs: dict[Path, float]) -> dict[str, int]:
-    """Raises an AssertionError unless the store holds what was stored, and no key was trained twice at once."""
+    """Checks that no stored record is missing and no key was trained twice at once."""
     trainings: dict[str, list[tuple[float, float, Path]]] = defaultdict(list)
     stored: list[str] = []
     for log, died in logs.items():
         begun: dict[str, float] = {}
         for line in log.read_text().splitlines() if log.exists() else []:
-            what, key, when = json.loads(line)
-            if what == "start":
+            event, key, when = json.loads(line)
+            if event == "start":
                 begun[key] = when
-            elif what == "end":
+            elif event == "end":
                 trainings[key].append((begun.pop(key), when, log))
             else:
                 stored.append(key)
         for key, when in begun.items():
             trainings[key].append((when, died, log))
-    twice = [key for key, found in trainings.items() for one, other in pairwise(sorted(found)) if other[0] < one[1]]
+    twice = [key for key, spans in trainings.items() for one, other in pairwise(sorted(spans)) if other[0] < one[1]]
     assert not twice, f"trained by two at once: {twice}"
 
     store = ResultStore(location)
     rows: dict[str, int] = defaultdict(int)
-    for run in store.runs():
-        assert repr(run.record) == repr(result(run.key)), f"another record than was stored: {run}"
-        rows[run.key] += 1
+    for stored_record in store.records():
+        key = stored_record.key
+        assert repr(stored_record.record) == repr(result(key)), f"another record than was stored: {stored_record}"
+        rows[key] += 1
     again = [key for key, number in rows.items() if number > 1]
     assert not again, f"trained again after it was stored: {again}"
     lost = [key for key in stored if key not in rows]
@@ -140,8 +141,8 @@ def check(location: str, logs: dict[Path, float]) -> dict[str, int]:
         "processes": len(logs),
         "keys": len(trainings),
         "trainings": sum(map(len, trainings.values())),
-        "cut short": sum(end == logs[log] for found in trainings.values() for _, end, log in found),
+        "cut short": sum(end == logs[log] for spans in trainings.values() for _, end, log in spans),
         "stored": len(rows),
-        "taken over": sum(len(found) > 1 for found in trainings.values()),
-        "longer than a lease": sum(end - start > TTL_S for found in trainings.values() for start, end, _ in found),
+        "taken over": sum(len(spans) > 1 for spans in trainings.values()),
+        "longer than a lease": sum(end - start > TTL_S for spans in trainings.values() for start, end, _ in spans),
     }

@@ -1,4 +1,4 @@
-"""Trajectories of parameters under a program, by any way of running it, and how to compare two of them."""
+"""Trajectories of parameters under a program, by any executor, and their distance."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,11 +14,11 @@ from nosbench_env.execution.gpu.without_kernels import UnfusedPopulation
 TOLERANCE = 1e-6  # of the largest weight
 Trajectory = list[list[Tensor]]  # the parameters after each step
 Step = Callable[[list[Tensor], int], None]  # runs a step, counted from 1, with these gradients
-Way = Callable[[Program, list[nn.Parameter]], Step]
+Executor = Callable[[Program, list[nn.Parameter]], Step]
 
 
 def plain(program: Program, params: list[nn.Parameter]) -> Step:
-    """The definition: `ProgramOptimizer`, an operation an instruction."""
+    """The definition: `ProgramOptimizer`, one operation per instruction."""
     optimizer = ProgramOptimizer(params, program)
 
     def step(grads: list[Tensor], _: int) -> None:
@@ -29,8 +29,8 @@ def plain(program: Program, params: list[nn.Parameter]) -> Step:
     return step
 
 
-def compiled(program: Program, params: list[nn.Parameter]) -> Step:
-    """Machine code on the CPU."""
+def fused_cpu(program: Program, params: list[nn.Parameter]) -> Step:
+    """Fused loops on the CPU."""
     runner = FusedCpuProgram(program)
     memories: list[dict[int, Tensor]] = [{} for _ in params]
 
@@ -41,44 +41,44 @@ def compiled(program: Program, params: list[nn.Parameter]) -> Step:
     return step
 
 
-def rows_of(make: Callable[[Program, list[int]], GpuPopulation | UnfusedPopulation]) -> Way:
-    """What steps whole rows of parameters, with one row."""
+def population_of_one(make: Callable[[Program, list[int]], GpuPopulation | UnfusedPopulation]) -> Executor:
+    """A population with a single program."""
 
-    def way(program: Program, params: list[nn.Parameter]) -> Step:
+    def execute(program: Program, params: list[nn.Parameter]) -> Step:
         sizes = [param.numel() for param in params]
-        programs = make(program, sizes)
+        population = make(program, sizes)
         weights = torch.cat([param.detach().reshape(-1) for param in params]).unsqueeze(0)
         grads_row = torch.zeros_like(weights)
-        programs.bind_rows(weights, grads_row)
+        population.bind_rows(weights, grads_row)
         with torch.no_grad():  # the parameters become views of the row
             for param, part in zip(params, weights[0].split(sizes), strict=True):
                 param.data = part.view(param.shape)
 
         def step(grads: list[Tensor], number: int) -> None:
             grads_row[0] = torch.cat([grad.reshape(-1) for grad in grads])
-            programs.prepare(number)
+            population.prepare(number)
             with torch.no_grad():
-                programs.launch()
-            died_at = int(programs.died_at)
+                population.launch()
+            died_at = int(population.died_at)
             assert (died_at == 0) == all(bool(param.isfinite().all()) for param in params)
 
         return step
 
-    return way
+    return execute
 
 
-torch_ops = rows_of(lambda program, sizes: UnfusedPopulation([program], sizes, "cpu"))
+unfused_population = population_of_one(lambda program, sizes: UnfusedPopulation([program], sizes, "cpu"))
 
 
-def interpreted(kernels: Kernels) -> Way:
+def gpu_population(kernels: Kernels) -> Executor:
     """The GPU's kernels, as populations use them."""
-    return rows_of(lambda program, sizes: GpuPopulation([program], sizes, kernels, "cpu"))
+    return population_of_one(lambda program, sizes: GpuPopulation([program], sizes, kernels, "cpu"))
 
 
-def on_device(kernels: Kernels) -> Way:
+def fused_gpu(kernels: Kernels) -> Executor:
     """The GPU's kernels, as `ProgramOptimizer(fused=True)` uses them."""
 
-    def way(program: Program, params: list[nn.Parameter]) -> Step:
+    def execute(program: Program, params: list[nn.Parameter]) -> Step:
         runner = FusedGpuProgram(program, kernels)
         memories: list[dict[int, Tensor]] = [{} for _ in params]
 
@@ -88,31 +88,37 @@ def on_device(kernels: Kernels) -> Way:
 
         return step
 
-    return way
+    return execute
 
 
-def trajectory(way: Way, program: Program, initial: Sequence[Tensor], steps: int = 5) -> Trajectory:
-    """The parameters after each step, with the gradients that the conformance data describe; ends when one dies."""
+def trajectory(executor: Executor, program: Program, initial: Sequence[Tensor], steps: int = 5) -> Trajectory:
+    """Runs steps with the gradients of the conformance data.
+
+    Stops when a parameter is not finite.
+    """
     params = [nn.Parameter(values.clone()) for values in initial]
-    step = way(program, params)
-    found = []
+    step = executor(program, params)
+    after_steps = []
     for number in range(1, steps + 1):
         grads = []
         for k, param in enumerate(params):
             wave = torch.cos(torch.arange(param.numel(), dtype=torch.float32) + (number - 1)).reshape(param.shape)
             grads.append(0.5 * param.detach() + 0.1 * (k + 1) * wave)
         step(grads, number)
-        found.append([param.detach().clone() for param in params])
+        after_steps.append([param.detach().clone() for param in params])
         if not all(bool(param.isfinite().all()) for param in params):
             break
-    return found
+    return after_steps
 
 
-def distance(found: Trajectory, expected: Trajectory) -> float:
-    """The greatest difference, relative to the largest finite weight; inf if they die at different places."""
-    if len(found) != len(expected):
+def distance(own: Trajectory, expected: Trajectory) -> float:
+    """Returns the greatest difference, relative to the largest finite weight.
+
+    Infinite if values stop being finite at different places.
+    """
+    if len(own) != len(expected):
         return float("inf")
-    pairs = [pair for steps in zip(found, expected, strict=True) for pair in zip(*steps, strict=True)]
+    pairs = [pair for steps in zip(own, expected, strict=True) for pair in zip(*steps, strict=True)]
     largest = greatest = 0.0
     for ours, theirs in pairs:
         finite = theirs.isfinite()
@@ -127,7 +133,10 @@ def distance(found: Trajectory, expected: Trajectory) -> float:
 
 
 def is_ill_conditioned(program: Program, initial: Sequence[Tensor], steps: int = 5) -> bool:
-    """Whether changes of the start by one unit in the last place move the plain trajectory beyond the tolerance too."""
+    """True if nudging the start exceeds the tolerance too.
+
+    A nudge moves values by one unit in the last place.
+    """
     expected = trajectory(plain, program, initial, steps)
     return any(distance(trajectory(plain, program, start, steps), expected) > TOLERANCE for start in _nudged(initial))
 

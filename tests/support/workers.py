@@ -1,9 +1,9 @@
-"""What the tests run in other processes; a module of its own, since spawned processes must be able to import it."""
+"""Functions that tests run in other processes; spawned processes can import them from here."""
 
 from pathlib import Path
 from typing import Any
 
-# Imports stand in the functions: each of the processes pays for those it needs.
+# The functions import for themselves, so that each process loads only the modules it needs.
 
 
 def write_many(path: str, worker: int, rounds: int, barrier: Any) -> None:
@@ -17,14 +17,6 @@ def write_many(path: str, worker: int, rounds: int, barrier: Any) -> None:
         store.add("shared", Record((float(worker),)))
         assert store.get(f"own-{worker}-{round_number}", 2) is not None
         assert store.get("shared", 1) is not None
-
-
-def read_after(path: Path, key: str, barrier: Any) -> None:
-    """Opens a store together with the other workers, and reads a record."""
-    from nosbench_env.store import ResultStore
-
-    barrier.wait()
-    assert ResultStore(path).get(key, 1) is not None
 
 
 def random_search(path: Path, seed: int, queries: int) -> None:
