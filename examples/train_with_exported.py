@@ -1,8 +1,8 @@
-"""Exports an optimizer, and trains a classifier of handwritten digits with it: plain torch, and one file beside it.
+"""Exports an optimizer and trains a classifier of handwritten digits with it.
 
     python examples/train_with_exported.py --program Incumbent
 
-takes seconds on a CPU. What follows `export` needs torch and, for the data, scikit-learn alone.
+This takes seconds on a CPU. After `export`, only torch is needed, and scikit-learn for the data.
 """
 
 import importlib.util
@@ -23,14 +23,20 @@ CLASS_NAME = "DigitsOptimizer"
 
 
 def export(program: str, folder: Path) -> Path:
-    """Writes the program (a known name, a text, a file) as an optimizer for torch; returns the file."""
+    """Writes a program as a torch optimizer; returns the file.
+
+    The program is a known name, a text or a file.
+    """
     path = folder / "digits_optimizer.py"
     path.write_text(to_torch(read_program(program), CLASS_NAME), encoding="utf-8")
     return path
 
 
 def load_optimizer(path: Path) -> Any:
-    """The class in the file; where it lies on your path, `from digits_optimizer import DigitsOptimizer` is all."""
+    """Returns the class in the file.
+
+    If the file is on your path, use `from digits_optimizer import DigitsOptimizer` instead.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -40,7 +46,7 @@ def load_optimizer(path: Path) -> Any:
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images of 64 pixels and their classes, 1,347 for training and 450 for testing."""
+    """Returns images of 64 pixels and their classes, 1,347 for training and 450 for testing."""
     images, classes = load_digits(return_X_y=True)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     x, y = torch.tensor(images, dtype=torch.float32)[order] / 16, torch.tensor(classes)[order]
@@ -48,7 +54,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(make_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer], epochs: int = 15, seed: int = 0) -> float:
-    """Trains a small network; returns the share of right answers on the test images."""
+    """Trains a small network; returns its accuracy on the test images."""
     x, y, test_x, test_y = digits()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -66,8 +72,11 @@ def train(make_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer], epoc
 
 
 def main(program: str = "Incumbent", epochs: int = 15) -> None:
-    """Exports a program (a known name, a text, a file), trains with it, and prints how well it went."""
-    torch.set_num_threads(1)  # so small a network gains nothing from more
+    """Exports a program, trains with it, and prints the accuracy.
+
+    The program is a known name, a text or a file.
+    """
+    torch.set_num_threads(1)  # more threads do not help so small a network
     with tempfile.TemporaryDirectory() as folder:
         optimizer = load_optimizer(export(program, Path(folder)))
         print(f"{program}: {train(optimizer, epochs):.1%} of the test images recognised")

@@ -1,4 +1,4 @@
-"""Anytime curves: the best loss so far against what was spent, over the runs of a method."""
+"""Anytime curves: the lowest loss so far over the budget spent."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnytimeCurve:
-    """The best losses so far of a method's runs, as steps: each value holds from its `x` to the next.
+    """The lowest losses so far of a method's runs, as a step curve.
 
-    It begins where every run has a finite loss, and ends with the shortest run. Without such a place it is empty.
+    Each value holds from its `x` to the next. The curve begins where every run has a finite loss, and ends with the
+    shortest run. It is empty if there is no such place.
 
     Attributes:
-        x: What a run has spent, on the axis.
+        x: The budget spent, on the axis.
         iqm: Interquartile mean over the runs.
         low: Lower end of its bootstrap interval; NaN for a single run.
-        high: The upper end.
+        high: Upper end of the interval.
         median: Median over the runs.
-        lowest: The best run's.
-        highest: The worst run's.
+        lowest: The loss of the best run.
+        highest: The loss of the worst run.
     """
 
     x: Floats
@@ -41,7 +42,7 @@ class AnytimeCurve:
 
 
 def anytime_curve(runs: Sequence[Run], axis: Axis, seed: int) -> AnytimeCurve:
-    """The curve of runs of one method; `seed` is that of the bootstrap."""
+    """Returns the curve of a method's runs; `seed` is that of the bootstrap."""
     spent = [run.spent(axis) for run in runs]
     end = min(of_run[-1] for of_run in spent)
     finite = [np.isfinite(run.best) for run in runs]
@@ -61,6 +62,6 @@ def anytime_curve(runs: Sequence[Run], axis: Axis, seed: int) -> AnytimeCurve:
 
 
 def best_at(run: Run, axis: Axis, budgets: Floats) -> Floats:
-    """The best loss of a run within each budget; inf where it has none."""
+    """Returns a run's lowest loss within each budget; inf if none."""
     places = np.searchsorted(run.spent(axis), budgets, side="right")
     return np.concatenate(([math.inf], run.best))[places]

@@ -1,4 +1,4 @@
-"""Points with several objectives, of each of which less is better: which of them are on the front, and its volume."""
+"""Pareto fronts and hypervolumes of points whose objectives are minimized."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def pareto_front(points: ArrayLike) -> NDArray[np.int64]:
-    """The places of the points that no other dominates; of equal points, the first alone.
+    """Returns the indices of the points on the Pareto front.
 
-    A point dominates another that it is nowhere worse than and somewhere better.
+    A point is on the front if no other point dominates it: is nowhere worse and somewhere better. Of equal points only
+    the first is returned.
 
     Args:
         points: `(points, objectives)` numbers, inf allowed.
 
     Returns:
-        Places in `points`, in the order of the first objective, then of the second and so on.
+        Indices of `points`, in the order of the first objective, then of the second and so on.
 
     Raises:
         ValueError: If `points` is not of two dimensions, has no objective, or holds NaN.
@@ -24,7 +25,7 @@ def pareto_front(points: ArrayLike) -> NDArray[np.int64]:
     [1, 0]
     """
     left = _checked(points)
-    places = np.lexsort(left.T[::-1])  # the first of what is left is dominated by nothing that is left
+    places = np.lexsort(left.T[::-1])  # no remaining point dominates the first of them
     left = left[places]
     front = []
     while len(left):
@@ -35,29 +36,29 @@ def pareto_front(points: ArrayLike) -> NDArray[np.int64]:
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
-    """How much of the space the points dominate, up to a reference point (Zitzler and Thiele, 1998); exact.
+    """Returns the exact hypervolume of points (Zitzler and Thiele, 1998).
 
-    It is computed by slicing along the last objective, then the one before: fast where those take few different
-    values, as numbers of slots and operations do.
+    It is the volume of the space that the points dominate, up to a reference point, computed by slicing along the last
+    objective, then the one before. This is fast if these take few different values, as numbers of slots and operations
+    do.
 
     Args:
-        points: `(points, objectives)` numbers. Those that are not better than the reference in all objectives add
-            nothing.
+        points: `(points, objectives)` numbers. Those not better than the reference in all objectives add nothing.
         reference: `(objectives,)` finite numbers.
 
     Returns:
         The volume, in the product of the objectives' units; inf if a point is -inf somewhere.
 
     Raises:
-        ValueError: If the shapes do not fit or `points` holds NaN.
+        ValueError: If the shapes do not match or `points` holds NaN.
 
     >>> hypervolume([[0, 1], [1, 0]], [2, 2])
     3.0
     """
-    found, corner = _checked(points), np.asarray(reference, dtype=np.float64)
-    if corner.shape != found.shape[1:] or not np.isfinite(corner).all():
-        raise ValueError(f"reference must be {found.shape[1]} finite numbers, one an objective, got {reference!r}")
-    return _volume(found[(found < corner).all(axis=1)], corner)
+    checked, corner = _checked(points), np.asarray(reference, dtype=np.float64)
+    if corner.shape != checked.shape[1:] or not np.isfinite(corner).all():
+        raise ValueError(f"reference must be {checked.shape[1]} finite numbers, one an objective, got {reference!r}")
+    return _volume(checked[(checked < corner).all(axis=1)], corner)
 
 
 def _volume(points: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
@@ -76,9 +77,9 @@ def _volume(points: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
 
 
 def _checked(points: ArrayLike) -> NDArray[np.float64]:
-    found = np.asarray(points, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] == 0:
-        raise ValueError(f"points must be of shape (points, objectives), got {found.shape}")
-    if np.isnan(found).any():
+    array = np.asarray(points, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"points must be of shape (points, objectives), got {array.shape}")
+    if np.isnan(array).any():
         raise ValueError("points must be numbers, got NaN among them")
-    return found
+    return array

@@ -1,4 +1,4 @@
-"""The reference of a comparison: the loss of a known program, where it is known without training."""
+"""The reference of a comparison: a known program's stored loss."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Reference:
 
     Attributes:
         name: A key of `KNOWN_PROGRAMS`.
-        loss: Its loss; None if it is not known, or not finite.
-        why_not: If there is none, why.
+        loss: The loss; None if it is unknown or not finite.
+        why_not: The reason if there is no loss.
     """
 
     name: str
@@ -30,12 +30,14 @@ class Reference:
 
 
 def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Reference:
-    """Looks a known program up, in the store and in the results that come with the package; never trains.
+    """Looks up the loss of a known program, without training.
+
+    It is taken from the store or from the results shipped with the package.
 
     Args:
         name: A key of `KNOWN_PROGRAMS`, in any case.
-        conditions: Those of the runs; see `CONDITIONS`.
-        store: Location of the store; None is the user's default. It is only read.
+        conditions: The conditions of the runs; see `CONDITIONS`.
+        store: Location of the store; None for the user's default. It is opened read-only.
 
     Raises:
         ValueError: If there is no known program of that name.
@@ -49,7 +51,7 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
     if "://" not in location and not os.path.exists(location):
         return Reference(name, None, _not_stored(name, conditions))
     try:
-        len(results)  # a store that can't be read says why
+        len(results)  # raises if the store can't be read
     except StoreError as error:
         results.close()
         return Reference(name, None, str(error))
@@ -62,7 +64,7 @@ def look_up(name: str, conditions: Mapping[str, Any], store: str | None) -> Refe
         )
     except StoreError:
         return Reference(name, None, _not_stored(name, conditions))
-    except ValueError as error:  # a task of somebody's own, or an arithmetic that this machine has not
+    except ValueError as error:  # a custom task, or an arithmetic that this machine lacks
         return Reference(name, None, str(error))
     finally:
         results.close()
@@ -77,4 +79,4 @@ def _not_stored(name: str, conditions: Mapping[str, Any]) -> str:
         command += f" --seed {conditions['training_seed']}"
     if conditions["identity"] != "fingerprint":
         command += f" --identity {conditions['identity']}"
-    return f"the store does not hold it, and a comparison trains nothing; `{command}` would put it there"
+    return f"the store does not hold it, and a comparison trains nothing; run `{command}` to add it"

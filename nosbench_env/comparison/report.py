@@ -1,9 +1,10 @@
-"""The files of a comparison: tables as CSV, all of it as JSON, pictures, and one report that shows it all."""
+"""The files of a comparison: CSV tables, JSON data, plots and an HTML report."""
 
 from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,56 +14,63 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from nosbench_env.agents.history import SOURCES
 from nosbench_env.candidates.candidate import Candidate
 from nosbench_env.comparison.comparison import (
     AXIS_NAMES,
     Comparison,
+    made_by,
     spent,
-    versions,
 )
-from nosbench_env.comparison.pictures import draw_curves, draw_losses, draw_trade_offs
-from nosbench_env.comparison.runs import AXES, SOURCES, Method, shown
+from nosbench_env.comparison.plots import plot_curves, plot_losses, plot_trade_offs
+from nosbench_env.comparison.runs import AXES, RunGroup, shown
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.language.canonical import canonical_form
 from nosbench_env.language.program import Program
 from nosbench_env.language.pseudocode import pseudocode
+from nosbench_env.plotting import png
+from nosbench_env.whole_files import write_whole
 
 _TEMPLATE = "report.html.jinja"
 
 
-def write_report(comparison: Comparison, folder: Path, *, plots: bool = True) -> list[Path]:
-    """Writes all files into a folder, over those of an earlier comparison; the same comparison gives the same files.
+def write_report(comparison: Comparison, folder: Path, *, plot: bool = True) -> list[Path]:
+    """Writes all files of a comparison to a folder.
+
+    The files of an earlier comparison are replaced. Equal comparisons give equal files.
 
     Args:
-        comparison: What to write.
-        folder: Where to; it is made if it is not there.
-        plots: Whether to draw pictures, which needs matplotlib.
+        comparison: The comparison.
+        folder: The folder; created if it does not exist.
+        plot: True to write plots, which needs matplotlib.
 
     Returns:
-        The files; the first is the report, which needs none of the others.
+        The files. The first is the report, which is self-contained.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    if plots:
-        pictures = {f"curves-{axis}": draw_curves(comparison, axis) for axis in AXES}
-        pictures["losses"] = draw_losses(comparison)
+    figures = {}
+    if plot:
+        figures = {f"curves-{axis}": plot_curves(comparison, axis) for axis in AXES}
+        figures["losses"] = plot_losses(comparison)
         if comparison.trade_offs is not None:
-            pictures["trade_offs"] = draw_trade_offs(comparison)
-    written = [folder / "report.html", folder / "comparison.json"]
-    written[0].write_text(render(comparison, pictures), encoding="utf-8")
-    text = json.dumps(comparison.to_json(), indent=1, allow_nan=False)
-    written[1].write_text(text + "\n", encoding="utf-8")
-    for name, (fields, rows) in comparison.tables.items():
-        written.append(folder / f"{name}.csv")
-        _write_csv(written[-1], list(fields), rows)
-    for name, data in pictures.items():
-        written.append(folder / f"{name}.png")
-        written[-1].write_bytes(data)
-    return written
+            figures["trade_offs"] = plot_trade_offs(comparison)
+    plots = {name: png(figure) for name, figure in figures.items()}
+    contents: dict[str, str | bytes] = {
+        "report.html": render(comparison, plots),
+        "comparison.json": json.dumps(comparison.to_json(), indent=1, allow_nan=False) + "\n",
+        **{f"{name}.csv": _csv(list(fields), rows) for name, (fields, rows) in comparison.tables.items()},
+        **{f"{name}.png": data for name, data in plots.items()},
+    }
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]
 
 
-def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
-    """The report: one HTML page that needs nothing else, and in which everything from the runs is text."""
+def render(comparison: Comparison, plots: Mapping[str, bytes]) -> str:
+    """Returns the report as one self-contained HTML page.
+
+    Everything that comes from run folders is escaped text.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "loss": loss_text,
@@ -80,57 +88,56 @@ def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
         budget=spent(comparison.axis, comparison.budget),
         budget_is_less=any(run.spent(comparison.axis)[-1] > comparison.budget for run in comparison.all_runs),
         axes=[(axis, AXIS_NAMES[axis]) for axis in axes],
-        pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
-        programs=[(method, _programs(comparison, method)) for method in comparison.methods],
-        configs=[(method.label, json.dumps(method.config, indent=1)) for method in comparison.methods],
+        plots={name: base64.b64encode(data).decode() for name, data in plots.items()},
+        programs=[(group.label, _programs(comparison, group)) for group in comparison.groups],
+        configs=[(group.label, json.dumps(group.config, indent=1)) for group in comparison.groups],
         sources=SOURCES,
         front=_front(comparison),
         fields={f"{name}.csv": fields for name, (fields, _) in comparison.tables.items()},
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
-        versions=versions(),
+        versions=made_by(),
     )
 
 
 def loss_text(loss: float | None) -> str:
-    """A loss for people."""
+    """Returns a loss as short text."""
     return "-" if loss is None or not math.isfinite(loss) else f"{loss:.4f}" if abs(loss) < 1e4 else f"{loss:.4g}"
 
 
 def interval_text(low: str, high: str) -> str:
-    """An interval for people, of ends that are."""
+    """Returns an interval as text, given its ends as text."""
     return low if low == high == "-" else f"{low} to {high}"
 
 
 def point_text(names: Sequence[str], point: Sequence[float]) -> str:
-    """A point for people: its coordinates with their names."""
+    """Returns a point as text: its coordinates with their names."""
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, point, strict=True))
 
 
-def _programs(comparison: Comparison, method: Method) -> list[dict[str, Any]]:
-    """What the report shows of a method's best programs."""
+def _programs(comparison: Comparison, group: RunGroup) -> list[dict[str, Any]]:
+    """Returns the report's data of a method's best programs."""
     return [
         {"loss": entry.loss, "seed": run.seed, "number": entry.number} | _shown_program(entry.program)
-        for run, entry in comparison.best_programs(method)
+        for run, entry in comparison.best_programs(group)
     ]
 
 
 def _front(comparison: Comparison) -> list[dict[str, Any]]:
-    """What the report shows of the common front."""
-    found = comparison.trade_offs.common if comparison.trade_offs is not None else ()
+    """Returns the report's data of the common front."""
     return [
         {
-            "method": one.method,
-            "loss": one.entry.loss,
-            "costs": one.point[1:],
-            "pseudocode": pseudocode(one.entry.program),
+            "method": program.method,
+            "loss": program.entry.loss,
+            "costs": program.point[1:],
+            "pseudocode": pseudocode(program.entry.program),
         }
-        for one in found
+        for program in (comparison.trade_offs.common if comparison.trade_offs is not None else ())
     ]
 
 
 def _shown_program(program: Candidate) -> dict[str, Any]:
-    """A program with its pseudocode and more; of an optimizer of a library there is nothing but its text."""
+    """Returns the report's data of a program; for another optimizer only its text."""
     text = str(program)
     if not isinstance(program, Program):
         return {"program": text, "behaviour": "hyperparameters", "pseudocode": text, "instructions": None}
@@ -157,15 +164,16 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _write_csv(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(fields)
-        writer.writerows([_cell(row[name]) for name in fields] for row in rows)
+def _csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(fields)
+    writer.writerows([_cell(row[name]) for name in fields] for row in rows)
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _cell(value: Any) -> Any:
-    """A value for a table; nothing where a number is not finite, and nothing that a spreadsheet would compute."""
+    """Returns a cell: empty if not finite, and never a formula of a spreadsheet."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value

@@ -1,4 +1,4 @@
-"""Trade-offs: which programs of several methods' runs are best at their cost, and how good that makes each method."""
+"""Trade-offs of loss and costs: Pareto fronts and hypervolumes."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from numpy.typing import NDArray
 
 from nosbench_env.agents import HistoryEntry
 from nosbench_env.comparison.pareto import hypervolume, pareto_front
-from nosbench_env.comparison.runs import Axis, Method, Run, read_history
+from nosbench_env.comparison.runs import Axis, Run, RunGroup, entries_of
 from nosbench_env.comparison.statistics import interquartile_mean, iqm_interval
 from nosbench_env.language.costs import COSTS
 from nosbench_env.language.program import Program
 
 USUAL_COSTS = ("memory", "operations")
-_MARGIN = 0.1  # of the front's extent, by which the reference point is worse than its worst
+_MARGIN = 0.1  # distance of the reference point from the front's worst values, in extents of the front
 
-# What the tables' columns mean; the loss is in the task's unit.
+# The columns of the tables; losses are in the task's unit.
 TRADE_OFF_FIELDS: Mapping[str, str] = {
     "method": "Name of the method.",
     "runs": "Number of runs.",
-    "front": "Programs on the front of all its runs together.",
-    "reached": "Points of the common front that its front reaches.",
+    "front": "Number of programs on the common front of its runs.",
+    "reached": "Number of points of the common front of all methods that its front reaches.",
     "hypervolume": "Interquartile mean over the runs of the share of the box between ideal and reference point that "
-    "the run's front dominates; more is better.",
+    "a run's front dominates; higher is better.",
     "low": "Lower end of its 95 % bootstrap interval.",
     "high": "Upper end of its 95 % bootstrap interval.",
-    "together": "The share that the front of all its runs together dominates.",
+    "together": "The share that the common front of its runs dominates.",
 }
 FRONT_FIELDS: Mapping[str, str] = {
-    "method": "Name of the method on whose front the program is.",
-    "common": "Whether the program is on the common front of all methods, too.",
+    "method": "Name of the method with the program on its front.",
+    "common": "True if the program is also on the common front of all methods.",
     "loss": "Its loss.",
     "memory": "State per parameter, in floats.",
     "operations": "Element operations per parameter and step.",
     "instructions": "Instructions of the simplified program.",
     "folder": "The run folder.",
     "number": "Number of the query.",
-    "program": "The program, as `Program.parse` reads it.",
+    "program": "The program, in the form of `Program.parse`.",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FrontProgram:
     """A program on a front.
 
     Attributes:
         method: Name of the method.
-        run: The run that found it.
+        run: The run that proposed it.
         entry: The query.
-        point: Its objectives: the loss, then the costs.
+        point: The objectives: the loss, then the costs.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Found:
     point: tuple[float, ...]
 
     def row(self, common: bool) -> dict[str, Any]:
-        """As a row of a table; see `FRONT_FIELDS`."""
+        """Returns the row of the program; see `FRONT_FIELDS`."""
         return {
             "method": self.method,
             "common": common,
@@ -79,35 +79,35 @@ class TradeOffs:
 
     Attributes:
         costs: Names of the costs; see `COSTS`.
-        without_costs: Names of methods that found optimizers which are no programs; those are on no front.
-        fronts: Each method's front, of all its runs together, by rising loss.
-        common: The front of all of them.
+        without_costs: Names of methods that proposed optimizers other than programs; these are on no front.
+        fronts: The front of each method over all its runs, in ascending order of loss.
+        common: The front of all methods.
         ideal: The best value of each objective on the common front.
-        reference: What hypervolumes are measured from.
+        reference: The corner from which hypervolumes are measured.
         table: A row for each method; see `TRADE_OFF_FIELDS`.
     """
 
     costs: tuple[str, ...]
     without_costs: tuple[str, ...]
-    fronts: tuple[tuple[Found, ...], ...]
-    common: tuple[Found, ...]
+    fronts: tuple[tuple[FrontProgram, ...], ...]
+    common: tuple[FrontProgram, ...]
     ideal: tuple[float, ...]
     reference: tuple[float, ...]
     table: tuple[Mapping[str, Any], ...]
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The loss and the costs, by name."""
+        """The names of the objectives: the loss and the costs."""
         return ("loss", *self.costs)
 
     @property
     def front_rows(self) -> list[dict[str, Any]]:
         """A row for each program on a method's front; see `FRONT_FIELDS`."""
-        common = {id(found) for found in self.common}
-        return [found.row(id(found) in common) for front in self.fronts for found in front]
+        common = {id(program) for program in self.common}
+        return [program.row(id(program) in common) for front in self.fronts for program in front]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Returns the trade-offs as JSON data."""
         return {
             "objectives": list(self.objectives),
             "ideal": list(self.ideal),
@@ -118,60 +118,60 @@ class TradeOffs:
 
 
 def trade_offs(
-    methods: Sequence[Method],
+    groups: Sequence[RunGroup],
     axis: Axis,
     budget: float,
     costs: Sequence[str] = USUAL_COSTS,
     reference: Sequence[float] | None = None,
     seed: int = 0,
 ) -> TradeOffs:
-    """The fronts of methods by loss and costs, of what their runs found within a budget.
+    """Returns the fronts of methods by loss and costs within a budget.
 
-    A run's front are the programs with a finite loss than which no other of its programs is better in one objective
-    and nowhere worse. Its hypervolume is the part of the box between an ideal and a reference point that lies behind
-    them, as a share. The box is one for all methods: from the best to a tenth beyond the worst value that an objective
-    has on the common front of all runs, unless the reference point is given. So it depends on the runs: shares of two
-    comparisons can't be compared. Volumes, which are the share times the box, can, if the reference point is the same.
+    The front of a run holds its programs with a finite loss that no other of its programs dominates. The hypervolume of
+    a run is the share of a box that its front dominates. The box is the same for all methods. It extends from the best
+    value of each objective on the common front of all runs to a tenth of the front's extent beyond the worst, unless
+    the reference point is given. So it depends on the runs, and shares of two comparisons can't be compared. Volumes,
+    which are the share times the box, can, if the reference point is the same.
 
     Args:
-        methods: The methods.
-        axis: What the budget counts.
-        budget: How much of each run to look at.
+        groups: The runs of each method.
+        axis: The unit of the budget.
+        budget: The part of each run to use.
         costs: Names in `COSTS`.
-        reference: The reference point, the loss first, then the costs in their order.
-        seed: Of the bootstrap.
+        reference: The reference point: the loss, then the costs in their order.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a cost is not known or named twice, or the reference point does not fit.
+        ValueError: If a cost is unknown or named twice, or the reference point does not match the costs.
         RunError: If a history can't be read again.
     """
     costs, given = _check_costs(costs), _check_reference(reference, costs)
     without_costs: dict[str, None] = {}
-    of_runs: list[list[tuple[Found, ...]]] = []
-    for method in methods:
+    of_runs: list[list[tuple[FrontProgram, ...]]] = []
+    for group in groups:
         of_runs.append([])
-        for run in method.runs:
+        for run in group.runs:
             entries = _distinct(run, axis, budget)
             programs = [entry for entry in entries if isinstance(entry.program, Program)]
-            of_runs[-1].append(_front(_found(method, run, entry, costs) for entry in programs))
+            of_runs[-1].append(_front(_front_program(group, run, entry, costs) for entry in programs))
             if len(programs) < len(entries):
-                without_costs[method.label] = None
-    fronts = [_front(found for front in runs for found in front) for runs in of_runs]
-    common = _front(found for front in fronts for found in front)
+                without_costs[group.label] = None
+    fronts = [_front(program for front in runs for program in front) for runs in of_runs]
+    common = _front(program for front in fronts for program in front)
     ideal, corner = _box(_points(common, 1 + len(costs)), given)
 
-    def share(front: Sequence[Found]) -> float:
+    def share(front: Sequence[FrontProgram]) -> float:
         return hypervolume(_points(front, len(corner)), corner) / float(np.prod(corner - ideal))
 
     table = []
-    for method, runs, front in zip(methods, of_runs, fronts, strict=True):
+    for group, runs, front in zip(groups, of_runs, fronts, strict=True):
         shares = np.array([share(run) for run in runs])
         low, high = iqm_interval(shares, seed)
         row = {
-            "method": method.label,
+            "method": group.label,
             "runs": len(runs),
             "front": len(front),
-            "reached": len({found.point for found in front} & {found.point for found in common}),
+            "reached": len({program.point for program in front} & {program.point for program in common}),
             "hypervolume": float(interquartile_mean(shares)),
             "low": float(low),
             "high": float(high),
@@ -213,35 +213,34 @@ def _check_reference(reference: Sequence[float] | None, costs: Sequence[str]) ->
 
 
 def _distinct(run: Run, axis: Axis, budget: float) -> list[HistoryEntry[Any]]:
-    """The first query of each program, or other optimizer, that had a finite loss within the budget."""
+    """Returns the first finite query of each optimizer within the budget."""
     entries: dict[str, HistoryEntry[Any]] = {}
-    for entry in read_history(run)[: run.queries_within(axis, budget)]:
+    for entry in entries_of(run)[: run.queries_within(axis, budget)]:
         if entry.loss is not None:
             entries.setdefault(str(entry.program), entry)
     return list(entries.values())
 
 
-def _found(method: Method, run: Run, entry: HistoryEntry, costs: Sequence[str]) -> Found:
-    paid = [float(COSTS[name](entry.program)) for name in costs]
+def _front_program(group: RunGroup, run: Run, entry: HistoryEntry, costs: Sequence[str]) -> FrontProgram:
     assert entry.loss is not None
-    return Found(method.label, run, entry, (float(entry.loss), *paid))
+    return FrontProgram(group.label, run, entry, (float(entry.loss), *(float(COSTS[c](entry.program)) for c in costs)))
 
 
-def _front(found: Iterable[Found]) -> tuple[Found, ...]:
-    candidates = list(found)
+def _front(programs: Iterable[FrontProgram]) -> tuple[FrontProgram, ...]:
+    candidates = list(programs)
     if not candidates:
         return ()
-    return tuple(candidates[place] for place in pareto_front([one.point for one in candidates]))
+    return tuple(candidates[place] for place in pareto_front([candidate.point for candidate in candidates]))
 
 
-def _points(front: Sequence[Found], objectives: int) -> NDArray[np.float64]:
-    return np.array([found.point for found in front], dtype=np.float64).reshape(len(front), objectives)
+def _points(front: Sequence[FrontProgram], objectives: int) -> NDArray[np.float64]:
+    return np.array([program.point for program in front], dtype=np.float64).reshape(len(front), objectives)
 
 
 def _box(
     points: NDArray[np.float64], given: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ideal point and the reference point."""
+    """Returns the ideal point and the reference point."""
     if not len(points):
         corner = np.ones(points.shape[1]) if given is None else given
         return corner - 1, corner

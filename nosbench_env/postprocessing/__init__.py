@@ -1,4 +1,4 @@
-"""Post-processing of a program: what of it matters, how finely it is tuned, and whether it can be tuned further."""
+"""Post-processing of a program: shortening, ablation, sensitivity, tuning."""
 
 from nosbench_env.postprocessing.ablation import Ablation as Ablation
 from nosbench_env.postprocessing.ablation import ablate as ablate

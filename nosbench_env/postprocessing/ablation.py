@@ -1,4 +1,4 @@
-"""Ablation: which instructions of a program matter, and how much."""
+"""Ablation: the effect of each instruction of a program on the loss."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nosbench_env.postprocessing.replacements import Replacement, replacements
 
 @dataclass(frozen=True, slots=True)
 class Ablated:
-    """A program without one of its instructions, and what that does to the loss."""
+    """A program without one of its instructions, and its change of loss."""
 
     replacement: Replacement
     losses: tuple[float, ...]
     change: Change
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None."""
+        """Returns JSON data; numbers that are not finite are None."""
         return {
             "by": self.replacement.by,
             "program": self.replacement.program.to_json(),
@@ -34,13 +34,13 @@ class Ablated:
 
 @dataclass(frozen=True, slots=True)
 class InstructionEffect:
-    """What becomes of the loss without an instruction.
+    """The effect of removing an instruction.
 
     Attributes:
-        line: The instruction, counted from 1.
+        line: Number of the instruction, counted from 1.
         instruction: The instruction.
-        variants: Each way to do without it, the least harmful first; one that is the same comes before those that only
-            seem to be better.
+        variants: All replacements of the instruction, the least harmful first. A variant with the same losses comes
+            before variants with an unclear gain.
     """
 
     line: int
@@ -49,18 +49,18 @@ class InstructionEffect:
 
     @property
     def change(self) -> Change:
-        """The change with what best stands for it: what the instruction itself is worth."""
+        """The change with the best replacement, which is the worth of the instruction."""
         return self.variants[0].change
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What each live instruction of a program is worth.
+    """The worth of each live instruction of a program.
 
     Attributes:
         program: The program.
-        losses: Its own losses, one for each seed.
-        effects: Of each live instruction, line after line.
+        losses: The program's losses, one for each seed.
+        effects: The effect of each live instruction, in order.
     """
 
     program: Program
@@ -68,7 +68,7 @@ class Ablation:
     effects: tuple[InstructionEffect, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None."""
+        """Returns JSON data; numbers that are not finite are None."""
         return {
             "program": self.program.to_json(),
             "losses": [number(loss) for loss in self.losses],
@@ -85,24 +85,24 @@ class Ablation:
 
 
 def ablate(program: Program, evaluator: Evaluator) -> Ablation:
-    """Takes each live instruction out, in every way that `replacements` knows, and evaluates what remains.
+    """Removes each live instruction in every way of `replacements`, and evaluates the rest.
 
-    Instructions are taken out one at a time, so two that can stand for each other both seem not to matter. What the
-    oracle takes to be equivalent to the program has its losses: the change is 0.
+    Instructions are removed one at a time, so two that can replace each other both seem unimportant. A variant that the
+    oracle's identity merges with the program has the program's losses, and its change is 0.
 
     Args:
         program: The program.
-        evaluator: Evaluates, at its seeds.
+        evaluator: The evaluator, with its seeds.
 
     Raises:
         TypeError: If `program` is not a `Program`.
         ValueError: If the program's own loss is not finite at a seed.
     """
-    found = replacements(program)
-    losses: NDArray[np.float64] = evaluator.losses([program, *(replacement.program for replacement in found)])
+    ways = replacements(program)
+    losses: NDArray[np.float64] = evaluator.losses([program, *(replacement.program for replacement in ways)])
     ablated = [
         Ablated(replacement, tuple(after.tolist()), Change.between(losses[0], after))
-        for replacement, after in zip(found, losses[1:], strict=True)
+        for replacement, after in zip(ways, losses[1:], strict=True)
     ]
     effects = []
     for line, variants in groupby(ablated, key=lambda variant: variant.replacement.line):

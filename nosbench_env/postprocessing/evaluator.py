@@ -1,4 +1,4 @@
-"""Losses over several seeds: `Evaluator` gets them, `Change` compares them."""
+"""`Evaluator` and `Change`: losses over several seeds, and their differences."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _CONFIDENCE = 0.95
 
 
 class Evaluator:
-    """Evaluates programs at several seeds, by an oracle, which keeps the results.
+    """An oracle with several seeds.
 
     Args:
-        oracle: Evaluates.
+        oracle: The oracle, which keeps the results.
         epochs: Length of training; the task's default if None.
         seeds: Seeds of the trainings.
-        on_progress: Is told how many evaluations are done, of how many asked for so far.
+        on_progress: Called with the numbers of evaluations done and asked for so far.
 
     Raises:
-        ValueError: If `epochs` or a seed is out of range, or there is no seed or one twice.
+        ValueError: If `epochs` or a seed is out of range, or there is no seed or a repeated one.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class Evaluator:
         self._done = self._asked = 0
 
     def at(self, seeds: Iterable[int]) -> Evaluator:
-        """The same at other seeds."""
+        """Returns an evaluator with other seeds."""
         return Evaluator(self.oracle, self.epochs, seeds, self._on_progress)
 
     def losses(self, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
-        """The loss of each at each seed, `(candidates, seeds)`; NaN or inf where it diverges."""
+        """Returns the losses, `(candidates, seeds)`; NaN or inf where training diverges."""
         return self.curves(candidates, last_epoch_only=True)[:, :, -1]
 
     def curves(self, candidates: Sequence[Candidate], *, last_epoch_only: bool = False) -> NDArray[np.float64]:
-        """The mean loss of each epoch, `(candidates, seeds, epochs)`; NaN where it is not known.
+        """Returns the mean loss of each epoch, `(candidates, seeds, epochs)`; NaN if unknown.
 
         Args:
-            candidates: What to evaluate. A tuned program that is one of the language is evaluated as that.
-            last_epoch_only: Whether only the last epoch is asked for, which can be less work; see `Oracle`.
+            candidates: The candidates. A tuned program that the language can express is evaluated as a program.
+            last_epoch_only: True to ask for the last epoch only, which can be less work; see `Oracle`.
         """
         asked = [_plainest(candidate) for candidate in candidates]
         curves = np.full((len(asked), len(self.seeds), self.epochs), np.nan)
@@ -76,7 +76,7 @@ class Evaluator:
                 on_trained=lambda candidate, curve: self._progress(1),
                 last_epoch_only=last_epoch_only,
             )
-            self._progress(finished - self._done)  # those that were known
+            self._progress(finished - self._done)  # the known results
             for row, evaluation in enumerate(evaluations):
                 curves[row, column, self.epochs - len(evaluation.curve) :] = evaluation.curve
                 curves[row, column, -1] = evaluation.loss
@@ -89,22 +89,22 @@ class Evaluator:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """By how much losses differ from others at the same seeds; more is worse.
+    """The differences between losses at the same seeds; positive is worse.
 
     Equal seeds mean equal data and initial weights, so differences are taken seed by seed.
 
     Attributes:
-        differences: The difference at each seed; inf where it diverges.
+        differences: The difference at each seed; inf where training diverges.
     """
 
     differences: tuple[float, ...]
 
     @classmethod
     def between(cls, before: NDArray[np.float64], after: NDArray[np.float64]) -> Change:
-        """The change from losses `(seeds,)` to others.
+        """Returns the change from losses `(seeds,)` to other losses.
 
         Raises:
-            ValueError: If those before are not all finite: there is nothing to compare with.
+            ValueError: If the losses before are not all finite.
         """
         if not np.isfinite(before).all():
             raise ValueError("the program's own loss is not finite: there is nothing to compare with")
@@ -112,22 +112,22 @@ class Change:
 
     @property
     def diverged(self) -> int:
-        """At how many seeds it diverges."""
+        """The number of seeds with divergence."""
         return sum(math.isinf(difference) for difference in self.differences)
 
     @property
     def mean(self) -> float:
-        """The mean difference; inf if it diverges at any seed."""
+        """The mean difference; inf if training diverges at any seed."""
         return math.inf if self.diverged else float(np.mean(self.differences))
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of the differences; NaN if it diverges or there is but one seed."""
+        """The standard deviation of the differences; NaN after divergence or with one seed."""
         return math.nan if self.diverged or len(self.differences) < 2 else float(np.std(self.differences, ddof=1))
 
     @property
     def margin(self) -> float:
-        """Half the width of the 95 % interval of the mean (Student's t); NaN as `deviation`."""
+        """Half the width of the mean's 95 % interval (Student's t); NaN if `deviation` is."""
         count = len(self.differences)
         if count < 2:
             return math.nan
@@ -135,10 +135,10 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """The change in words.
+        """The verdict in words.
 
-        "diverges"; "the same" (to the last bit, or taken to be equivalent); "worse" or "better" where the interval
-        excludes 0, with "at each seed" where it does not and the sign is always the same; or "unclear".
+        It is "diverges"; "the same" (to the last bit, or by the oracle's identity); "worse" or "better" if the interval
+        excludes 0; the same with "at each seed" if it does not but all signs agree; or "unclear".
         """
         if self.diverged:
             return "diverges"
@@ -150,7 +150,7 @@ class Change:
         return "unclear"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None."""
+        """Returns JSON data; numbers that are not finite are None."""
         return {
             "mean": number(self.mean),
             "standard_deviation": number(self.deviation),
@@ -168,7 +168,7 @@ class Change:
 
 
 def number(value: float) -> float | None:
-    """A number for JSON: itself, or None if it is not finite."""
+    """Returns a number for JSON; None if it is not finite."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Replacements: a program in which an instruction's value is one of its inputs, or in which it is missing."""
+"""Replacements: programs with an instruction replaced by an input, or removed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Replacement:
     """A program without one of its instructions.
 
     Attributes:
-        line: The instruction, counted from 1.
-        instruction: What it was.
-        slot: The input that stands for its value now; None if it is just missing: then its readers get what the slot
-            held before, 0 if nothing, and without the last instruction the update is the value of the one before.
-        program: What remains, simplified.
+        line: Number of the instruction, counted from 1.
+        instruction: The instruction.
+        slot: The input that replaces its value; None if it is removed. Then its readers get the former value of the
+            slot, or 0, and without the last instruction the update is the value of the one before.
+        program: The remaining program, simplified.
     """
 
     line: int
@@ -30,17 +30,17 @@ class Replacement:
 
     @property
     def by(self) -> str:
-        """What stands for the instruction's value, in words."""
+        """The replacement of the instruction's value, in words."""
         return "nothing" if self.slot is None else SLOT_NAMES[self.slot]
 
 
 def replacements(program: Program) -> list[Replacement]:
-    """All ways to do without one of the live instructions, line after line.
+    """Returns all ways to do without a live instruction, in order of lines.
 
-    Of several that come to the same at one line there is one. Some may change nothing, as where a product with 1 goes.
+    Equal results of a line are returned once. Some replacements may change nothing, such as that of a product with 1.
 
-    >>> for found in replacements(Program.parse("r9 = sign(grad); r10 = mul(r9, 0.1)")):
-    ...     print(found.line, "by", found.by, "gives", repr(found.program))
+    >>> for way in replacements(Program.parse("r9 = sign(grad); r10 = mul(r9, 0.1)")):
+    ...     print(way.line, "by", way.by, "gives", repr(way.program))
     1 by grad gives Program.parse('r10 = mul(grad, 0.1)')
     1 by nothing gives Program.parse('')
     2 by r9 gives Program.parse('r9 = sign(grad)')
@@ -49,24 +49,24 @@ def replacements(program: Program) -> list[Replacement]:
     Raises:
         TypeError: If `program` is not a `Program`.
     """
-    found = []
+    ways = []
     for index in live_places(check_program(program))[0]:
         instruction = program[index]
         seen: set[CanonicalForm] = set()
         for slot in (*dict.fromkeys(instruction.inputs), None):
-            # A product with 1 is a copy to the last bit, also of what is overwritten before it is read.
+            # A product with 1 is an exact copy, even of a slot that is overwritten before it is read.
             copy = () if slot is None else (Instruction("mul", (slot, _ONE), instruction.output),)
             changed = Program((*program.instructions[:index], *copy, *program.instructions[index + 1 :]))
             if (form := canonical_form(changed)) not in seen:
                 seen.add(form)
-                found.append(Replacement(index + 1, instruction, slot, without_copies(changed.simplified())))
-    return found
+                ways.append(Replacement(index + 1, instruction, slot, without_copies(changed.simplified())))
+    return ways
 
 
 def without_copies(program: Program) -> Program:
-    """The program without its products with 1 that only bring a value to another slot, as far as they can go.
+    """Removes products with 1 that only copy a value to another slot.
 
-    The instruction that computes the value writes it there itself, if that gives the same canonical form.
+    The instruction that computes the value writes it there directly, if that gives the same canonical form.
 
     >>> print(without_copies(Program.parse("r9 = add(r10, grad); r10 = mul(r9, 1.0); r11 = sign(r9)")))
     r10 = add(r10, grad)
@@ -82,7 +82,10 @@ def without_copies(program: Program) -> Program:
 
 
 def _written_directly(program: Program, place: int) -> Program | None:
-    """The program whose copy at a place is gone; None if no instruction before it writes what is copied."""
+    """Returns the program without the copy at a place.
+
+    It is None if no earlier instruction writes the copied value.
+    """
     copy = program[place]
     source = next((slot for slot in copy.inputs if slot != _ONE), _ONE)
     origin = next((index for index in range(place - 1, -1, -1) if program[index].output == source), None)

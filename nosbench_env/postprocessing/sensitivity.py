@@ -1,4 +1,4 @@
-"""Sensitivity: how the loss depends on each constant of a program, and on a learning rate before its update."""
+"""Sensitivity: the loss against constants and the learning rate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LR_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The losses of a program with a number in it multiplied by several factors.
+    """The losses of a program with one number multiplied by several factors.
 
     Attributes:
-        use: Where the constant is read; None for the learning rate before the update.
-        value: What is multiplied.
-        factors: The factors, ascending, 1 among them.
-        losses: Of each factor, the losses, one for each seed.
+        use: The use of the constant; None for the learning rate of the update.
+        value: The number that is multiplied.
+        factors: The factors in ascending order, including 1.
+        losses: The losses at each factor, one for each seed.
     """
 
     use: ConstantUse | None
@@ -36,24 +36,27 @@ class Sweep:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Of each factor, how losses differ from those at factor 1."""
+        """The change of losses at each factor against factor 1."""
         own = np.array(self.losses[self.factors.index(1.0)])
         return tuple(Change.between(own, np.array(losses)) for losses in self.losses)
 
     @property
     def best(self) -> float:
-        """The factor of the lowest mean loss; of several the one nearest to 1."""
+        """The factor of the lowest mean loss; with ties the one nearest to 1."""
         distances = [abs(math.log(factor)) for factor in self.factors]
         means = [change.mean for change in self.changes]
         return min(zip(means, distances, self.factors, strict=True))[2]
 
     @property
     def gain(self) -> Change:
-        """How losses at the best factor differ from those at 1. The best of several looks better than it is."""
+        """The change of losses from factor 1 to the best factor.
+
+        As the best of several it looks better than it is.
+        """
         return self.changes[self.factors.index(self.best)]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None."""
+        """Returns JSON data; numbers that are not finite are None."""
         return {
             "use": None if self.use is None else [self.use.line, self.use.place],
             "value": self.value,
@@ -67,13 +70,13 @@ class Sweep:
 
 
 def sensitivity(program: Program, evaluator: Evaluator, factors: Sequence[float] = CONSTANT_FACTORS) -> list[Sweep]:
-    """Multiplies each constant that a program uses by several factors, one use at a time.
+    """Multiplies each use of a constant in a program by several factors.
 
-    A factor that leads to another constant of the language gives a program, which the oracle evaluates like any other.
+    If the product is another constant of the language, the variant is evaluated as a program.
 
     Args:
         program: The program.
-        evaluator: Evaluates, at its seeds.
+        evaluator: The evaluator, with its seeds.
         factors: Positive numbers; 1 is added.
 
     Raises:
@@ -93,11 +96,11 @@ def sensitivity(program: Program, evaluator: Evaluator, factors: Sequence[float]
 
 
 def lr_scale(program: Program, evaluator: Evaluator, factors: Sequence[float] = LR_FACTORS) -> Sweep:
-    """Multiplies a program's update by several factors: whether its own learning rate is a good one.
+    """Multiplies a program's update by several factors, to check its learning rate.
 
     Args:
         program: The program.
-        evaluator: Evaluates, at its seeds.
+        evaluator: The evaluator, with its seeds.
         factors: As in `sensitivity`.
 
     Raises:
@@ -111,7 +114,7 @@ def lr_scale(program: Program, evaluator: Evaluator, factors: Sequence[float] = 
 
 
 def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
-    """The factors in ascending order, with 1, each once.
+    """Returns distinct factors in ascending order, including 1.
 
     Raises:
         ValueError: If one is not positive and finite.
@@ -125,10 +128,10 @@ def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
 def _losses(
     program: Program, tuned: Iterable[TunedProgram], evaluator: Evaluator
 ) -> dict[TunedProgram, tuple[float, ...]]:
-    """The losses of each at each seed; the program's own first, without which there is nothing to compare with."""
+    """Returns the losses of each candidate, after a check of the program's own."""
     (own,) = evaluator.losses([program])
     Change.between(own, own)
-    distinct = list(dict.fromkeys(tuned))  # the program itself is there for every use
+    distinct = list(dict.fromkeys(tuned))  # the program itself occurs for every use
     return {
         candidate: tuple(losses.tolist())
         for candidate, losses in zip(distinct, evaluator.losses(distinct), strict=True)

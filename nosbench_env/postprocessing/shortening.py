@@ -1,4 +1,4 @@
-"""Shortening a program: what survives, and how it is known that no more is lost than is said."""
+"""Shortening a program in stages, with a proof of each."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from nosbench_env.tasks.task import Task, probe_of
 
 Verdict = Literal["equal to the last bit", "equal up to rounding", "different"]
 
-# Training amplifies rounding, by how much depends on program, task and length. So it is measured: the same program is
-# trained with updates that are larger, and smaller, by the last bit of a float32. A shorter program rounds differently
-# at several places of a step, where these do at one: up to ten times their effect is taken to be rounding. (Tuned
-# programs go the task's plain way, which rounds differently, too.)
+# Training amplifies rounding errors by a factor that depends on program, task and length. It is measured: the same
+# program is trained with updates larger and smaller by the last bit of a float32. A shorter program rounds differently
+# at several places of a step, these at one, so up to ten times their effect counts as rounding. (Tuned programs are
+# trained without fused kernels, which also rounds differently.)
 _LAST_BIT = 2.0**-23
 _ROUNDINGS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingProof:
-    """What training with two programs shows, at the same seeds.
+    """The comparison of two programs by training at the same seeds.
 
     Attributes:
-        difference: The largest difference of an epoch's mean loss, at any seed; inf if only one of them diverges.
-        rounding: The same between the original and itself with updates that differ in their last bit; NaN where
-            `difference` is 0, since it is not needed then.
+        difference: The largest difference of an epoch's mean loss at any seed; inf if only one of them diverges.
+        rounding: The same difference between the original and itself with updates that differ in their last bit; NaN
+            if `difference` is 0, where it is not needed.
     """
 
     difference: float
@@ -42,15 +42,15 @@ class TrainingProof:
 
     @property
     def verdict(self) -> Verdict:
-        """What that means."""
+        """The verdict in words."""
         if self.difference == 0:
             return "equal to the last bit"
-        # An infinite `rounding`, of a program that diverges by rounding alone, explains everything and proves nothing.
+        # An infinite `rounding`, if rounding alone makes the program diverge, proves nothing.
         explained = math.isfinite(self.rounding) and self.difference <= _ROUNDINGS * self.rounding
         return "equal up to rounding" if explained else "different"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None."""
+        """Returns JSON data; numbers that are not finite are None."""
         return {
             "difference": number(self.difference),
             "rounding": number(self.rounding),
@@ -59,19 +59,19 @@ class TrainingProof:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """An instruction that went, and on what grounds.
+class ShorteningStep:
+    """The removal of an instruction.
 
     Attributes:
-        replacement: What went and what remained; lines are counted in the program of the step before.
-        change: How the loss differs from the original program's, where that was the grounds; else None.
+        replacement: The replacement; its line number is that in the program of the step before.
+        change: The change of loss from the original program, if it was the reason; else None.
     """
 
     replacement: Replacement
     change: Change | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Returns JSON data."""
         data: dict[str, Any] = {
             "line": self.replacement.line,
             "instruction": str(self.replacement.instruction),
@@ -83,35 +83,35 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """What became of a program, in three stages of certainty.
+    """A shortened program, in three stages of certainty.
 
     Attributes:
         original: The program.
-        canonical: What is equal to it for certain: of the same canonical form.
-        probed: What has the same fingerprint on the task, and the steps to it.
-        steps: Those steps.
-        training: What training says of the last one; None if there was no step.
-        refused: Steps that the fingerprint allows and training does not, with what training says of each.
-        approximate: Further steps, which change the loss by no more than the tolerance. Not equal.
-        behaviour: How training is known to end from the probe: "ok", "nan" or "inf".
+        canonical: The program simplified: certainly equal, with the same canonical form.
+        probed: A shorter program with the same fingerprint on the task.
+        steps: The steps from `canonical` to `probed`.
+        training: The proof of the last step by training; None if there was no step.
+        refused: Steps that keep the fingerprint but fail in training, each with its proof.
+        approximate: Further steps that raise the loss by at most the tolerance. Their results are not equal.
+        behaviour: The end of training by the probe: "ok", "nan" or "inf".
     """
 
     original: Program
     canonical: Program
     probed: Program
-    steps: tuple[Step, ...]
+    steps: tuple[ShorteningStep, ...]
     training: TrainingProof | None
-    refused: tuple[tuple[Step, TrainingProof], ...]
-    approximate: tuple[Step, ...]
+    refused: tuple[tuple[ShorteningStep, TrainingProof], ...]
+    approximate: tuple[ShorteningStep, ...]
     behaviour: str
 
     @property
     def approximated(self) -> Program:
-        """What is left at the end, the approximate steps taken."""
+        """The program after all steps, including approximate ones."""
         return self.approximate[-1].replacement.program if self.approximate else self.probed
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Returns JSON data."""
         return {
             "original": self.original.to_json(),
             "canonical": self.canonical.to_json(),
@@ -126,19 +126,20 @@ class Shortening:
 
 
 def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = None) -> Shortening:
-    """Takes away what a program does not need, and says for each part how that is known.
+    """Removes the unneeded instructions of a program, with a proof for each.
 
-    First what falls away for certain (`program.simplified()`). Then, one by one, instructions without which the
-    fingerprint on the task is the same, an input standing for the value. Both programs are trained; steps are taken
-    back until losses are equal to the last bit, or up to what rounding explains. That is measured: by how much losses
-    move when each update differs in its last bit. Of a program that the probe finds diverging only the first is done.
+    The first stage is `program.simplified()`, which is certainly equal. The second stage removes instructions one at a
+    time, with an input in place of the value, if that keeps the fingerprint on the task. Both programs are trained, and
+    steps are taken back until losses are equal to the last bit or up to rounding. The effect of rounding is measured by
+    trainings in which each update differs in its last bit. For a program that diverges on the probe only the first
+    stage is done.
 
     Args:
         program: The program.
-        evaluator: Trains, at its seeds; its oracle must tell programs apart by their canonical form, or it would take
-            for equal what is to be shown.
-        tolerance: If given, then also what goes whose absence raises the mean loss by no more than this above the
-            original's; which is an approximation.
+        evaluator: The evaluator, with its seeds. Its oracle must separate programs by canonical form; otherwise it
+            would presuppose the equality to be proven.
+        tolerance: If given, a third stage removes instructions while the mean loss is at most this much above the
+            original's. The result is an approximation.
 
     Raises:
         TypeError: If `program` is not a `Program`.
@@ -147,8 +148,7 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
     """
     if evaluator.oracle.identity != "canonical":
         raise ValueError(
-            f"the oracle must have identity='canonical' to tell these programs apart, it has "
-            f"{evaluator.oracle.identity!r}"
+            f"the oracle must have identity='canonical' to separate these programs, got {evaluator.oracle.identity!r}"
         )
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
@@ -166,25 +166,25 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
     return Shortening(program, canonical, probed, tuple(steps), proof, tuple(refused), tuple(approximate), behaviour)
 
 
-def _probed_steps(program: Program, task: Task) -> list[Step]:
-    """Takes away, one at a time, what leaves the fingerprint as it is and makes the program shortest."""
+def _probed_steps(program: Program, task: Task) -> list[ShorteningStep]:
+    """Removes instructions one at a time, as far as the fingerprint stays the same."""
     wanted = identify(program, "fingerprint", probe_of(task))
-    steps: list[Step] = []
+    steps: list[ShorteningStep] = []
     while True:
         shorter = [
-            found
-            for found in replacements(program)
-            if len(found.program) < len(program) and identify(found.program, "fingerprint", probe_of(task)) == wanted
+            way
+            for way in replacements(program)
+            if len(way.program) < len(program) and identify(way.program, "fingerprint", probe_of(task)) == wanted
         ]
         if not shorter:
             return steps
-        best = min(shorter, key=lambda found: len(found.program))
-        steps.append(Step(best))
+        best = min(shorter, key=lambda way: len(way.program))
+        steps.append(ShorteningStep(best))
         program = best.program
 
 
 class _Measure:
-    """Compares programs with one by training."""
+    """The comparison of one program with others by training."""
 
     def __init__(self, program: Program, evaluator: Evaluator) -> None:
         self._program, self._evaluator = program, evaluator
@@ -205,34 +205,38 @@ class _Measure:
 
 
 def _largest_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Of the curves `(seeds, epochs)`; inf if one is finite where the other is not."""
+    """Returns the largest difference of curves `(seeds, epochs)`; inf if only one is finite somewhere."""
     finite = np.isfinite(a)
     if (finite != np.isfinite(b)).any():
         return np.inf
     return float(np.abs(a[finite] - b[finite]).max(initial=0.0))
 
 
-def _approximate_steps(original: Program, program: Program, evaluator: Evaluator, tolerance: float) -> list[Step]:
-    """Goes through the instructions from the last to the first, until none can go any more."""
+def _approximate_steps(
+    original: Program, program: Program, evaluator: Evaluator, tolerance: float
+) -> list[ShorteningStep]:
+    """Removes instructions from the last to the first, while one is removable."""
     own = evaluator.losses([original])[0]
-    Change.between(own, own)  # says so if there is nothing to compare with
-    steps: list[Step] = []
+    Change.between(own, own)  # raises if the losses are not finite
+    steps: list[ShorteningStep] = []
     while (step := _first_tolerable(program, evaluator, own, tolerance)) is not None:
         steps.append(step)
         program = step.replacement.program
     return steps
 
 
-def _first_tolerable(program: Program, evaluator: Evaluator, own: NDArray[np.float64], tolerance: float) -> Step | None:
-    """The best of the ways to do without the last instruction that can go; None if none can."""
+def _first_tolerable(
+    program: Program, evaluator: Evaluator, own: NDArray[np.float64], tolerance: float
+) -> ShorteningStep | None:
+    """Returns the best removal of the last removable instruction, if any."""
     by_line: dict[int, list[Replacement]] = {}
-    for found in replacements(program):
-        if len(found.program) < len(program):
-            by_line.setdefault(found.line, []).append(found)
+    for way in replacements(program):
+        if len(way.program) < len(program):
+            by_line.setdefault(way.line, []).append(way)
     for line in sorted(by_line, reverse=True):
-        losses = evaluator.losses([found.program for found in by_line[line]])
-        changes = [Change.between(own, found) for found in losses]
+        losses = evaluator.losses([way.program for way in by_line[line]])
+        changes = [Change.between(own, after) for after in losses]
         best = min(range(len(changes)), key=lambda place: changes[place].mean)
         if changes[best].mean <= tolerance:
-            return Step(by_line[line][best], changes[best])
+            return ShorteningStep(by_line[line][best], changes[best])
     return None

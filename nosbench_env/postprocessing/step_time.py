@@ -1,4 +1,4 @@
-"""How long an optimizer's step takes here and now, beside PyTorch's own; measured, so never twice the same."""
+"""The time of an optimizer's step on this machine, beside PyTorch's own optimizers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import torch
 from torch.utils.benchmark import Timer
 
 from nosbench_env.execution.optimizer import ProgramOptimizer
-from nosbench_env.execution.step_code import lower
+from nosbench_env.execution.step_code import step_codes
 from nosbench_env.language.program import Program, check_program
 
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
 
-_ROUND_SECONDS = 0.02  # that each optimizer steps for in a round, at least
+_ROUND_SECONDS = 0.02  # least time that an optimizer steps in a round
 _GRADIENT = 0.01  # standard deviation of the gradients' elements
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """What a step of an optimizer takes.
+    """The measured time of an optimizer's step.
 
     Attributes:
         name: "program", "SGD" or "AdamW"; the latter two are PyTorch's, with its defaults.
-        fused: Whether it is the fused form, else the plain one.
-        seconds: Of a step over all tensors; the median of the rounds.
+        fused: True for the fused form, False for the plain one.
+        seconds: Seconds of a step over all tensors; the median of the rounds.
         low: The first quartile of the rounds.
-        high: The third.
+        high: The third quartile.
     """
 
     name: str
@@ -43,26 +43,26 @@ class StepTime:
 
 
 def step_times(program: Program, shapes: Iterable[Sequence[int]], *, rounds: int = 11, seed: int = 0) -> list[StepTime]:
-    """Measures steps of a program and of PyTorch's SGD and AdamW, each plain and fused, on one CPU thread.
+    """Measures steps of a program, SGD and AdamW on one CPU thread, plain and fused.
 
-    The optimizers take turns, so that what else the machine does falls on all of them. Each steps tensors of its own,
-    with the same weights and gradients, which are put back before each round. Two figures of one call can be compared;
-    figures of two machines, or of a busy and of a quiet hour, can't.
+    The optimizers take turns, so that other load on the machine affects all of them. Each steps its own tensors, with
+    the same weights and gradients, which are restored before each round. Times of one call are comparable; times of
+    different machines, or under different load, are not.
 
     Args:
         program: The program.
         shapes: Shapes of the parameter tensors; `parameter_shapes` gives those of a task.
-        rounds: How many turns each optimizer has, of a fiftieth of a second or a step.
-        seed: Of weights and gradients.
+        rounds: Number of turns of each optimizer; a turn lasts a fiftieth of a second, or a step if that is longer.
+        seed: Seed of weights and gradients.
 
     Returns:
-        Six figures: of the program, SGD and AdamW, each plain and then fused.
+        Six times: of the program, SGD and AdamW, each plain and then fused.
 
     Raises:
         TypeError: If `program` is not a `Program`.
         ValueError: If there are no shapes, or no rounds.
     """
-    steps = len(lower(check_program(program)).steps) + 1  # until the code stays the same
+    steps = len(step_codes(check_program(program)).steps) + 1  # after these steps the code stays the same
     tensors = [tuple(shape) for shape in shapes]
     if not tensors:
         raise ValueError("shapes must be those of at least one tensor, got none")
@@ -84,7 +84,7 @@ def step_times(program: Program, shapes: Iterable[Sequence[int]], *, rounds: int
 
 
 def parameter_shapes(task: Task) -> list[tuple[int, ...]]:
-    """The shapes of the parameter tensors that a task trains, for any task: a training is begun and given up."""
+    """Returns the shapes of a task's parameter tensors, from a stopped training."""
     shapes: list[tuple[int, ...]] = []
 
     def look(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -99,11 +99,11 @@ def parameter_shapes(task: Task) -> list[tuple[int, ...]]:
 
 
 class _Seen(Exception):
-    """Ends a training whose parameters are known."""
+    """The end of a training whose parameters are known."""
 
 
 class _Timed:
-    """An optimizer with tensors of its own, stepped until it does the same at every step."""
+    """An optimizer with its own tensors, stepped until all steps do the same."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class _Timed:
         self._params = [torch.nn.Parameter(start.clone()) for start in self._start]
         for param in self._params:
             param.grad = drawn(tuple(param.shape)).mul_(_GRADIENT)
-        # PyTorch's plain form is the one that it takes by itself.
+        # PyTorch's plain form is its default.
         options: dict[str, Any] = {"fused": True} if fused else {}
         optimizer = make(self._params, **options)
         self._timer = Timer("step()", globals={"step": optimizer.step}, num_threads=1)
@@ -133,7 +133,7 @@ class _Timed:
         self._number = max(1, math.ceil(_ROUND_SECONDS / self._timer.timeit(1).mean))
 
     def measure(self) -> None:
-        """One round."""
+        """Measures one round."""
         with torch.no_grad():
             for param, start in zip(self._params, self._start, strict=True):
                 param.copy_(start)

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-_DIVERGED = 1e9  # the loss that the sampler is told: it can't rank infinities beside each other
+_DIVERGED = 1e9  # the loss passed to the sampler, which can't rank infinities
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What tuning the constants of a program came to.
+    """The result of tuning the constants of a program.
 
     Attributes:
         tuned: The program with the constants of the best trial.
-        values: Of each constant that was tuned, the program's value and the best.
-        trials: Trials done, the first of which is the program itself.
-        tuning_seeds: The seeds by which trials were judged.
-        tuning_change: How the best trial's losses differ from the program's there: what was selected, so too good.
-        test_seeds: Seeds that took no part.
-        losses: The program's own losses at these.
-        tuned_losses: The best trial's losses at these.
-        change: How they differ: the result.
+        values: The program's value and the best value of each tuned constant.
+        trials: Number of trials; the first is the program itself.
+        tuning_seeds: The seeds of the trials.
+        tuning_change: The change of loss at the tuning seeds. It is biased, because the best trial was selected by it.
+        test_seeds: Seeds that were not used for tuning.
+        losses: The program's own losses at the test seeds.
+        tuned_losses: The best trial's losses at the test seeds.
+        change: The change of loss at the test seeds, which is unbiased.
     """
 
     tuned: TunedProgram
@@ -53,7 +53,10 @@ class Tuning:
     change: Change
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; numbers that are not finite are None. `TunedProgram.from_json` reads "tuned"."""
+        """Returns JSON data; numbers that are not finite are None.
+
+        `TunedProgram.from_json` reads "tuned".
+        """
         return {
             "tuned": self.tuned.to_json(),
             "text": str(self.tuned),
@@ -72,7 +75,11 @@ class Tuning:
 
 
 def check_optuna() -> None:
-    """Raises: ValueError: If there is no Optuna to tune with."""
+    """Checks that Optuna is installed.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if find_spec("optuna") is None:
         raise ValueError("tuning needs Optuna: install it with pip install 'nosbench_env[tune]'")
 
@@ -88,25 +95,25 @@ def tune(
     seed: int = 0,
     storage: Path | None = None,
 ) -> Tuning:
-    """Looks for better constants near a program's own, by the mean loss over the evaluator's seeds.
+    """Tunes a program's constants by the mean loss over the evaluator's seeds.
 
-    The sampler is Optuna's tree-structured Parzen estimator, on a logarithmic scale. What it proposes depends on the
-    seed and the trials before alone, so a tuning that was interrupted goes on as if it had not been.
+    The sampler is Optuna's tree-structured Parzen estimator, on a logarithmic scale. Its proposals depend only on the
+    seed and the earlier trials, so an interrupted tuning continues as if it had not stopped.
 
     Args:
         program: The program.
-        evaluator: Evaluates; its seeds are those to tune by.
+        evaluator: The evaluator; its seeds are the tuning seeds.
         test_seeds: Other seeds, at which the best trial and the program are compared at the end.
-        trials: How many values to try, the program's own included; those in `storage` count.
-        reach: Constants are looked for between their value divided by this and multiplied by it.
-        uses: Which constants to tune; None for all.
+        trials: Number of trials, including the program itself and the trials in `storage`.
+        reach: Constants stay between their value divided by this and multiplied by this.
+        uses: The constants to tune; None for all.
         seed: Seed of the sampler.
-        storage: Optuna's journal, a file that keeps the trials, for one process at a time. None keeps none.
+        storage: Optuna's journal, a file that keeps the trials, for one process at a time. None keeps no trials.
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If an argument is out of range, test seeds are seeds to tune by, the program's own loss is not
-            finite at a seed, or there is no Optuna.
+        ValueError: If an argument is out of range, test seeds are tuning seeds, the program's own loss is not finite
+            at a seed, or Optuna is not installed.
     """
     check_optuna()
     if trials < 1:
@@ -117,12 +124,12 @@ def tune(
         raise ValueError(f"test seeds {tuple(test_seeds)} must not be among the tuning seeds {evaluator.seeds}")
     known = constant_uses(program)
     chosen = list(known if uses is None else dict.fromkeys(uses))
-    TunedProgram(program, {use: known.get(use, 0.0) for use in chosen})  # names a use that is none
+    TunedProgram(program, {use: known.get(use, 0.0) for use in chosen})  # raises if a use does not exist
     if not chosen:
-        raise ValueError("the program uses no constants: there is nothing to tune")
+        raise ValueError("the program uses no constants to tune")
     tester = evaluator.at(test_seeds)
     (own,) = evaluator.losses([program])
-    Change.between(own, own)  # says so if there is nothing to compare with
+    Change.between(own, own)  # raises if the losses are not finite
 
     def candidate(values: dict[str, float]) -> TunedProgram:
         return TunedProgram(program, {use: values[str(use)] for use in chosen})
@@ -161,7 +168,7 @@ def tune(
 
 @contextmanager
 def _study(storage: Path | None, settings: dict[str, Any]) -> Iterator[Study]:
-    """The study of these settings; the file may hold those of others."""
+    """Opens the study of these settings; the file may hold other studies."""
     import optuna
     from optuna.storages import InMemoryStorage, JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -175,13 +182,13 @@ def _study(storage: Path | None, settings: dict[str, Any]) -> Iterator[Study]:
             return
         storage.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # A lock that is a link does not work on all file systems.
+            # A lock by a link does not work on all file systems.
             kept = JournalStorage(JournalFileBackend(str(storage), lock_obj=JournalFileOpenLock(str(storage))))
             study = optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
         except OSError:
             raise
-        except Exception as error:  # Optuna raises many types for a file that is no journal
-            raise ValueError(f"{storage} is no journal of Optuna, or damaged ({error}); name another file") from error
+        except Exception as error:  # Optuna raises many types for an invalid journal
+            raise ValueError(f"{storage} is no journal of Optuna, or damaged ({error}); choose another file") from error
         yield study
     finally:
         optuna.logging.set_verbosity(verbosity)
@@ -195,7 +202,7 @@ def _run(
     trials: int,
     objective: Callable[[dict[str, float]], float],
 ) -> None:
-    """Runs the trials that are missing; the first is the program itself."""
+    """Runs the missing trials; the first is the program itself."""
     from optuna.distributions import BaseDistribution, FloatDistribution
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
@@ -205,12 +212,12 @@ def _run(
         name: FloatDistribution(value / reach, value * reach, log=True) for name, value in values.items()
     }
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        study.tell(trial.number, state=TrialState.FAIL)  # a kill has ended it
+        study.tell(trial.number, state=TrialState.FAIL)  # ended by a kill
     while (done := len(_complete(study))) < trials:
-        # A seed of its own for each trial, so that nothing depends on how many this process has done.
+        # Each trial has its own seed, so that interruptions change nothing.
         drawn = int(np.random.default_rng([seed, done]).integers(2**31))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # which Optuna 4 takes `multivariate` to be
+            warnings.simplefilter("ignore", ExperimentalWarning)  # `multivariate` is experimental in Optuna 4
             study.sampler = TPESampler(seed=drawn, multivariate=True)
         if done == 0:
             study.enqueue_trial(dict(values))

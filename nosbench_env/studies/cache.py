@@ -1,4 +1,4 @@
-"""The study of the cache (paper, Appendix D): how much it saves, and what it gets wrong, for each identity."""
+"""The study of the cache: its savings and errors for each identity (Appendix D)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from nosbench_env.execution.settings import check_device_name, check_epochs
+from nosbench_env.agents import RandomSearch, RegularizedEvolution, RunError
+from nosbench_env.agents.history import read_history
+from nosbench_env.agents.run_folder import HISTORY
 from nosbench_env.identity.identify import Identity
 from nosbench_env.language.canonical import canonical_form
 from nosbench_env.language.program import Program
@@ -36,45 +38,41 @@ from nosbench_env.studies.cache_errors import (
 from nosbench_env.studies.cache_growth import cache_sizes, hits, sampled_queries, seed_pairs, trails
 from nosbench_env.studies.identities import IDENTITIES, Key, keys_of
 from nosbench_env.studies.search_runs import SearchRuns
+from nosbench_env.studies.settings import DEFAULT_RESOURCES, Resources, StudySettings, check_some
 from nosbench_env.studies.study_folder import Row, StudyFolder, finite
 from nosbench_env.studies.trainings import FIRST_STEPS, TrainingLog, final_losses, first_losses, to_json
-from nosbench_env.tasks import check_task_name, make_task
+from nosbench_env.tasks import make_task
 from nosbench_env.tasks.task import Task
-from nosbench_env.tasks.worker_pool import check_workers
 
 METHODS = ("rs", "re")
-_DRAW_SEED = 0  # of everything drawn here: pairs and programs
-_LARGEST_GROUPS = 20  # of equal curves, listed with their programs
-_LISTED_PROGRAMS = 10  # of each
+_DRAW_SEED = 0  # seed of all random pairs and programs
+_LARGEST_GROUPS = 20  # groups of equal curves that are listed with their programs
+_LISTED_PROGRAMS = 10  # programs listed of each group
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStudySettings:
-    """What is studied, and how large.
+@dataclass(frozen=True)
+class CacheStudySettings(StudySettings):
+    """The content and the size of the study.
+
+    Each method has a run with each seed.
 
     Attributes:
-        task: Name of the task.
-        epochs: Length of its trainings.
-        seeds: Runs of each method: with seeds 0, 1, ...
-        queries: Programs that a run asks for.
-        max_instructions: Length of the longest programs. With 14, as in the paper's code, the hit rates are those of
-            Table 3; the paper's text says 20.
+        queries: Number of queries of a run.
+        max_instructions: Largest length of a program. With 14, as in the paper's code, hit rates are those of Table 3;
+            the paper's text says 20.
         methods: "rs", random search; "re", regularized evolution from random programs.
-        identities: Identities to compare; None for those that a part is about.
-        search_identity: How the oracle knew programs in the runs of evolution.
-        seed_pairs: Pairs of runs, one filling the cache and one querying it.
-        merged_pairs: Pairs of merged programs drawn for each method, identity and way to draw them.
-        split_programs: Programs with different keys whose curves are compared, for each method and identity.
-        diverged_programs: Programs called diverged that are trained all the same, of both methods together, for each
-            identity.
+        identities: Identities to compare; None for the default of each part.
+        search_identity: Identity of the oracle in the runs of evolution.
+        seed_pairs: Number of pairs of runs, one filling the cache and one querying it.
+        merged_pairs: Number of pairs of merged programs for each method, identity and way to draw them.
+        split_programs: Number of programs with different keys whose curves are compared, for each method and identity.
+        diverged_programs: Number of programs called diverged that are trained nevertheless, of both methods together,
+            for each identity.
 
     Raises:
-        ValueError: If a number is not positive, or a name is unknown.
+        ValueError: If an integer is not positive, or a name is unknown.
     """
 
-    task: str = "pfn"
-    epochs: int = 1
-    seeds: int = 3
     queries: int = 8000
     max_instructions: int = 14
     methods: tuple[str, ...] = METHODS
@@ -86,22 +84,14 @@ class CacheStudySettings:
     diverged_programs: int = 100
 
     def __post_init__(self) -> None:
-        check_task_name(self.task)
-        check_epochs(self.epochs)
         SearchSpace(self.max_instructions)
-        for name in ("seeds", "queries", "seed_pairs", "merged_pairs", "split_programs", "diverged_programs"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-        if self.search_identity not in IDENTITIES:
-            raise ValueError(f"search_identity must be one of {', '.join(IDENTITIES)}, got {self.search_identity!r}")
-        for name, known in (("methods", METHODS), ("identities", IDENTITIES)):
-            values = getattr(self, name)
-            if values is not None and (not values or set(values) - set(known) or len(set(values)) < len(values)):
-                raise ValueError(f"{name} must be some of {', '.join(known)}, got {values!r}")
+        super().__post_init__()
+        check_some("search_identity", (self.search_identity,), IDENTITIES)
+        check_some("methods", self.methods, METHODS)
+        check_some("identities", IDENTITIES if self.identities is None else self.identities, IDENTITIES)
 
 
-# Appendix D has 18 runs of 8,000 queries at the task's full length, 9 pairs of them, and 1,000 pairs of programs.
+# Appendix D: 18 runs of 8,000 queries at the task's full length, 9 pairs of runs, and 1,000 pairs of programs.
 SIZES: Mapping[str, CacheStudySettings] = MappingProxyType(
     {
         "afternoon": CacheStudySettings(),
@@ -111,45 +101,29 @@ SIZES: Mapping[str, CacheStudySettings] = MappingProxyType(
 
 
 class CacheStudy:
-    """The runs of a study, their keys, and the trainings that tell right from wrong; all kept in a folder.
+    """The runs, keys and trainings of the study, and its tables, in a folder.
 
-    Nothing in the folder is computed twice: the same study continues where it was stopped, and a larger one builds on a
-    smaller one of the same task, epochs and programs.
+    Nothing in the folder is computed twice. An interrupted study is resumed, and a larger study reuses a smaller one of
+    the same task, epochs and programs.
 
     Args:
-        folder: Where all is kept.
-        settings: What is studied.
-        store: The store of the runs of evolution; None for one in the folder.
-        device: Where to train.
-        workers: How many runs or trainings at once, on the CPU.
-        report: Is told how far it is, now and then.
-
-    Raises:
-        ValueError: If an argument is out of range.
+        folder: The folder.
+        settings: The settings.
+        resources: The resources. The runs of evolution use the store.
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        settings: CacheStudySettings,
-        *,
-        store: str | None = None,
-        device: str = "auto",
-        workers: int = 1,
-        report: Callable[[str], None] = lambda text: None,
+        self, folder: Path | str, settings: CacheStudySettings, resources: Resources = DEFAULT_RESOURCES
     ) -> None:
-        self.folder, self.settings = Path(folder), settings
-        self.files = StudyFolder(folder)
-        self.report = report
-        self._device, self._workers = check_device_name(device), check_workers(workers)
+        self.files, self.settings, self._resources = StudyFolder(folder), settings, resources
+        self.folder, self.report = self.files.path, resources.report
         self._runs = SearchRuns(
             self.folder / "runs",
-            store or str(self.folder / "results.sqlite"),
+            resources.store or str(self.folder / "results.sqlite"),
             settings.task,
-            device,
+            resources.device,
             settings.epochs,
             settings.queries,
-            settings.max_instructions,
             settings.search_identity,
         )
         self._programs: dict[tuple[str, int], list[Program]] = {}
@@ -170,7 +144,8 @@ class CacheStudy:
         """
         if unknown := set(parts) - set(PARTS):
             raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
-        with self.files.opened(self._config):
+        names = ("task", "epochs", "max_instructions", "search_identity")
+        with self.files.opened({name: getattr(self.settings, name) for name in names}):
             tables: dict[str, list[Row]] = {}
             for part in parts:
                 tables[part] = PARTS[part](self)
@@ -178,40 +153,52 @@ class CacheStudy:
             return tables
 
     def identities(self, default: Sequence[Identity]) -> Sequence[Identity]:
-        """Those asked for, or a part's default."""
+        """Returns the chosen identities, or a part's default."""
         return default if self.settings.identities is None else self.settings.identities
 
     def programs(self, method: str, seed: int) -> list[Program]:
-        """The programs of a run, in the order they were asked for."""
-        if method == "re":
-            self._evolved  # noqa: B018  # runs evolution when it is first asked for
+        """Returns the programs of a run in the order of its queries."""
         if (method, seed) not in self._programs:
-            self._programs[method, seed] = self._runs.programs(method, seed)
+            # Random search proposes the same programs whatever their losses, so its runs need no training.
+            self._programs[method, seed] = (
+                self._evolved(seed)
+                if method == "re"
+                else RandomSearch(SearchSpace(self.settings.max_instructions), seed).ask(self.settings.queries)
+            )
         return self._programs[method, seed]
 
+    def _evolved(self, seed: int) -> list[Program]:
+        """Returns the programs of a run of evolution, which depend on losses."""
+        self._complete_runs  # noqa: B018  # at the first call
+        try:
+            history = read_history(self._runs.path(f"re-{seed}") / HISTORY)
+        except RunError as error:
+            raise RunError(f"{error}; delete its folder to run it again") from error
+        return [entry.program for entry in history.entries[: self.settings.queries]]
+
     @cached_property
-    def _evolved(self) -> bool:
-        self._runs.evolve(range(self.settings.seeds), self._workers, self.report)
-        return True
+    def _complete_runs(self) -> None:
+        space = SearchSpace(self.settings.max_instructions)
+        agents = {f"re-{seed}": partial(RegularizedEvolution, space, seed) for seed in range(self.settings.seeds)}
+        self._runs.complete(agents, self._resources.workers, self.report)
 
     def keys(self, method: str, seed: int, identity: Identity) -> list[Key]:
-        """The keys of a run's programs."""
+        """Returns the keys of a run's programs."""
         name = method, seed, identity
         if name not in self._keys:
-            programs = self.programs(method, seed)
             file = self.folder / "keys" / f"{method}-{seed}-{identity}.json"
-            # The paper's proxy is slow and will not change; the others are quick, and never told from an old file.
-            kept = identity == "paper"
-            self._keys[name] = keys_of(programs, identity, self._task, file if kept else None)
+            # The paper's proxy is slow and will not change. The other identities are fast and not kept.
+            kept = file if identity == "paper" else None
+            self._keys[name] = keys_of(self.programs(method, seed), identity, self._task, kept)
         return self._keys[name]
 
     @cached_property
     def _task(self) -> Task:
-        """The task whose probe takes fingerprints."""
+        """The task whose probe is used."""
         return make_task(self.settings.task, "cpu")
 
     def pooled(self, method: str, identity: Identity) -> tuple[list[Program], list[Key]]:
-        """The programs of all runs of a method, and their keys."""
+        """Returns the programs of all runs of a method, and their keys."""
         seeds = range(self.settings.seeds)
         return (
             [program for seed in seeds for program in self.programs(method, seed)],
@@ -219,48 +206,40 @@ class CacheStudy:
         )
 
     def first_losses(self, programs: Iterable[Program]) -> dict[Program, Losses]:
-        """The losses of the first `FIRST_STEPS` steps with each program."""
+        """Returns the losses of the first `FIRST_STEPS` steps with each program."""
         return self._first_losses.losses(programs)
 
     def final_losses(self, programs: Iterable[Program]) -> dict[Program, Losses]:
-        """The mean loss of the last epoch with each program, as an array of one."""
+        """Returns the mean loss of the last epoch with each program, `(1,)`."""
         return self._final_losses.losses(programs)
 
     @cached_property
     def _first_losses(self) -> TrainingLog:
-        train = first_losses(self.settings.task, self._device, self._workers)
+        train = first_losses(self.settings.task, self._resources.device, self._resources.workers)
         return TrainingLog(self.folder / "trainings" / "first-losses.jsonl", train, self.report)
 
     @cached_property
     def _final_losses(self) -> TrainingLog:
-        train = final_losses(self.settings.task, self._device, self._workers, self.settings.epochs)
+        train = final_losses(self.settings.task, self._resources.device, self._resources.workers, self.settings.epochs)
         return TrainingLog(self.folder / "trainings" / "final-losses.jsonl", train, self.report)
 
-    @property
-    def _config(self) -> Row:
-        """What may not change from one call to the next."""
-        settings = self.settings
-        return {
-            "task": settings.task,
-            "epochs": settings.epochs,
-            "max_instructions": settings.max_instructions,
-            "search_identity": settings.search_identity,
-        }
-
     def _summarise(self, part: str, rows: Sequence[Row]) -> None:
-        """Puts a part's table into the summary, beside those of other parts."""
+        """Adds a part's table to the summary."""
         summary = self.files.read_json("summary.json")
         summary[part] = {"settings": asdict(self.settings), "rows": [finite(row) for row in rows]}
         self.files.write_json("summary.json", summary)
 
 
 def growth(study: CacheStudy) -> list[Row]:
-    """How the cache grows within a run and across three, and the speed-up that it gives (Figures 3 and 4)."""
+    """Measures the growth and the speed-up of the cache (Figures 3 and 4).
+
+    Both are measured within a run and across three runs.
+    """
     within: list[Row] = []
     across: list[Row] = []
     queries, seeds = study.settings.queries, study.settings.seeds
     if seeds < 3:
-        study.report("growth across runs needs at least 3 seeds; it is left out")
+        study.report("growth across runs is left out: it needs at least 3 seeds")
     for identity in study.identities(IDENTITIES):
         for method in study.settings.methods:
             keys = [study.keys(method, seed, identity) for seed in range(seeds)]
@@ -296,10 +275,10 @@ def _growth_rows(label: Row, keys: Sequence[Key]) -> list[Row]:
 
 
 def hit_rates(study: CacheStudy) -> list[Row]:
-    """The share of queries that a cache filled by another run answers (Table 3)."""
+    """Measures hits on a cache that another run has filled (Table 3)."""
     pairs = seed_pairs(study.settings.seeds, study.settings.seed_pairs)
     if not pairs:
-        study.report("hit rates need at least 2 seeds; they are left out")
+        study.report("hit rates are left out: they need at least 2 seeds")
     table: list[Row] = []
     singles: list[Row] = []
     for identity in study.identities(IDENTITIES) if pairs else ():
@@ -311,31 +290,29 @@ def hit_rates(study: CacheStudy) -> list[Row]:
                         "runs": f"{filled_by}-{queried_by}".upper(),
                         "diverged": "left out" if without_diverged else "counted",
                     }
-                    found = []
+                    of_pairs = []
                     for first, second in pairs:
                         shares = hits(
                             study.keys(filled_by, first, identity),
                             study.keys(queried_by, second, identity),
                             without_diverged=without_diverged,
                         )
-                        found.append((shares.filled, shares.own, shares.either))
-                        singles.append({**label, "filled by seed": first, "queried by seed": second, **asdict(shares)})
+                        of_pairs.append(asdict(shares))
+                        singles.append({**label, "filled by seed": first, "queried by seed": second, **of_pairs[-1]})
                     row: Row = {**label, "pairs": len(pairs)}
-                    for name, shares_of_pairs in zip(
-                        ("filled", "own", "either"), zip(*found, strict=True), strict=True
-                    ):
-                        row[name] = float(np.mean(shares_of_pairs))
-                        row[f"{name} std"] = float(np.std(shares_of_pairs))
+                    for name in ("filled", "own", "either"):
+                        values = [shares_of_pair[name] for shares_of_pair in of_pairs]
+                        row |= {name: float(np.mean(values)), f"{name} std": float(np.std(values))}
                     table.append(row)
     study.files.write_csv("hit-rates.csv", singles)
     return table
 
 
 def false_positives(study: CacheStudy) -> list[Row]:
-    """How many pairs of merged programs differ in the first steps on the task (Table 4).
+    """Counts merged pairs that differ in the first steps (Table 4).
 
-    Pairs are of equal key and different canonical form; with identity "canonical", of different text. They are drawn
-    over all pairs of programs seen, over all pairs of their distinct forms, and over groups of equal key.
+    Pairs have equal keys and different canonical forms, or different texts with identity "canonical". They are drawn
+    over all pairs of programs, over all pairs of their distinct forms, and over groups of equal key.
     """
     table: list[Row] = []
     differing: list[Row] = []
@@ -351,11 +328,11 @@ def false_positives(study: CacheStudy) -> list[Row]:
             for over, draw in (("pairs", draw_over_pairs), ("forms", draw_over_forms), ("groups", draw_over_groups)):
                 pairs = draw(groups, study.settings.merged_pairs, np.random.default_rng(_DRAW_SEED))
                 label = {"method": method, "identity": identity, "drawn over": over}
-                row, found = _compare(study, pairs, label)
-                # The paper's rate is of all pairs of equal key, most of which are the same program written otherwise.
+                row, differing_pairs = _compare(study, pairs, label)
+                # The paper's rate is of all pairs of equal key, most of which are rewrites of the same program.
                 of_all = row["rate"] * different_forms / same_key if over == "pairs" and same_key else math.nan
                 table.append(row | {"rate of all": of_all, "groups": len(groups), "groups' pairs": different_forms})
-                differing += found
+                differing += differing_pairs
     study.files.write_csv("false-positives.csv", table)
     study.files.write_json("false-positives.json", differing)
     return table
@@ -368,13 +345,13 @@ def _compare(study: CacheStudy, pairs: Sequence[tuple[Program, Program]], label:
         pair = (first, second) if (second, first) not in times_drawn else (second, first)
         times_drawn[pair] = times_drawn.get(pair, 0) + 1
     different = tame = 0
-    found = []
+    differing = []
     for (first, second), times in times_drawn.items():
         step = first_difference(losses[first], losses[second])
         if step is not None:
             different += times
             tame += times * differ_while_tame(losses[first], losses[second], step)
-            found.append(
+            differing.append(
                 {
                     **label,
                     "times drawn": times,
@@ -385,7 +362,7 @@ def _compare(study: CacheStudy, pairs: Sequence[tuple[Program, Program]], label:
                     "losses": [[to_json(loss) for loss in losses[program].tolist()] for program in (first, second)],
                 }
             )
-    found.sort(key=lambda row: -row["times drawn"])
+    differing.sort(key=lambda row: -row["times drawn"])
     row = {
         **label,
         "pairs": len(pairs),
@@ -393,13 +370,16 @@ def _compare(study: CacheStudy, pairs: Sequence[tuple[Program, Program]], label:
         "rate": different / len(pairs) if pairs else math.nan,
         "tame": tame,
         "distinct pairs": len(times_drawn),
-        "distinct different": len(found),
+        "distinct different": len(differing),
     }
-    return row, found
+    return row, differing
 
 
 def false_splits(study: CacheStudy) -> list[Row]:
-    """How many programs of different keys have the same curve in the first steps: trainings that were not needed."""
+    """Counts programs of different keys with equal first losses.
+
+    Their trainings were not needed.
+    """
     table: list[Row] = []
     listed: list[Row] = []
     for method in study.settings.methods:
@@ -446,9 +426,9 @@ def false_splits(study: CacheStudy) -> list[Row]:
 
 
 def diverged(study: CacheStudy) -> list[Row]:
-    """How many programs that a probe calls diverged end finite on the task all the same, and how many better than that.
+    """Counts programs that a probe calls diverged wrongly: their final loss is finite.
 
-    They are distinct in canonical form, half of each method while there are enough.
+    The programs are distinct in canonical form, half of them from each method if there are enough.
     """
     table: list[Row] = []
     listed: list[Row] = []
@@ -510,20 +490,20 @@ PARTS: Mapping[str, Callable[[CacheStudy], list[Row]]] = MappingProxyType(
     }
 )
 
-# What the numbers of a part are, for its table on the terminal.
+# The captions of the parts' tables in the terminal.
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "growth": "Cache growth and cumulative speed-up (paper, Figures 3 and 4): means over runs.",
         "hits": "Hits on a cache filled by another run, on the run's own earlier queries, on either (paper, Table 3: "
-        "the filled cache alone): mean and standard deviation over pairs of runs. RS-RE: filled by RS, queried by RE.",
+        "the filled cache only): mean and standard deviation over pairs of runs. RS-RE: filled by RS, queried by RE.",
         "false-positives": f"False positives (paper, Table 4): pairs of equal key and different canonical form, whose "
-        f"losses of steps 0 to {FIRST_STEPS - 1} differ by more than {SAME_LOSS:g}. Drawn over pairs of programs seen, "
-        f"over pairs of their forms, over groups of equal key. Tame: those that differ before both losses are beyond "
-        f"{BLOWN_UP_LOSS:g}, where one bit of difference soon shows. Rate of all: as in the paper, of all pairs of "
-        "equal key.",
+        f"losses of steps 0 to {FIRST_STEPS - 1} differ by more than {SAME_LOSS:g}. Drawn over pairs of programs, "
+        f"over pairs of their forms, over groups of equal key. Tame: pairs that differ before both losses exceed "
+        f"{BLOWN_UP_LOSS:g}, above which a difference of one bit soon shows. Rate of all: as in the paper, of all "
+        "pairs of equal key.",
         "false-splits": f"False splits: programs of different keys whose losses of steps 0 to {FIRST_STEPS - 1} agree "
         f"within {SAME_CURVE:g}. Needless: trainings that one key for each curve would have saved.",
-        "diverged": "Programs that the probe calls diverged, trained all the same: how many end with a finite loss, "
-        "and how many below that of a model that ignores its input.",
+        "diverged": "Programs that the probe calls diverged, trained nevertheless: the number with a finite loss, and "
+        "the number below the loss of a model that ignores its input.",
     }
 )

@@ -1,4 +1,4 @@
-"""What a cache gets wrong: programs merged that differ, programs kept apart that do not, verdicts of divergence."""
+"""The errors of a cache: false merges, false splits, false verdicts of divergence."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from nosbench_env.language.program import Program
 from nosbench_env.studies.identities import Key
 
-SAME_LOSS = 1e-4  # losses of the first steps that differ by less, relative to the greater of 1 and the loss, are equal
-SAME_CURVE = 1e-6  # the same for programs that an identity keeps apart
-# A training whose loss is beyond it has blown up: there one bit of difference shows in the loss within a step or two.
+SAME_LOSS = 1e-4  # equal losses of the first steps differ by at most this, relative to the greater of 1 and the loss
+SAME_CURVE = 1e-6  # the same for programs with different keys
+# Beyond this loss a training has blown up: a difference of one bit shows in the loss within a step or two.
 BLOWN_UP_LOSS = 10.0
-# The loss of a model that ignores its input; of a program that the probe calls diverged, a lower one is a real loss.
+# The loss of a model that ignores its input. A program called diverged that reaches less was worth training.
 PLATEAUS: Mapping[str, float] = {"pfn": 1.57, "toy": float(np.log(3))}
 
 Losses = NDArray[np.float64]
 
 
 def first_difference(a: Losses, b: Losses, tolerance: float = SAME_LOSS) -> int | None:
-    """The first step, counted from 0, at which losses differ; None if they never do.
+    """Returns the first step, counted from 0, at which losses differ; None if they never do.
 
-    They are equal where both are not finite, or within `tolerance * max(1, |a|)` of each other.
+    Losses are equal if both are not finite, or within `tolerance * max(1, |a|)` of each other.
     """
     steps = np.flatnonzero(~_equal(a, b, tolerance))
     return int(steps[0]) if len(steps) else None
 
 
 def _equal(a: Losses, b: Losses, tolerance: float) -> NDArray[np.bool_]:
-    """Where losses are equal; the arrays are broadcast."""
+    """Compares losses element by element, with broadcasting."""
     finite = np.isfinite(a) & np.isfinite(b)
     with np.errstate(invalid="ignore"):
         near = np.abs(a - b) <= tolerance * np.maximum(1.0, np.abs(a))
@@ -42,17 +42,17 @@ def _equal(a: Losses, b: Losses, tolerance: float) -> NDArray[np.bool_]:
 
 
 def differ_while_tame(a: Losses, b: Losses, step: int) -> bool:
-    """Whether losses that differ first at `step` do so before both trainings have blown up."""
+    """Returns True if losses differ at `step` before both trainings have blown up."""
     return any(math.isfinite(loss) and loss < BLOWN_UP_LOSS for loss in (float(a[step]), float(b[step])))
 
 
 @dataclass(frozen=True, slots=True)
 class MergedGroup:
-    """Programs that an identity takes to be the same, and a finer one to be several.
+    """Programs that an identity merges and a finer identity separates.
 
     Attributes:
-        classes: One program for each of those several: the first seen.
-        counts: How many programs were seen of each.
+        classes: The first program of each class of the finer identity.
+        counts: The number of programs in each class.
     """
 
     classes: tuple[Program, ...]
@@ -60,11 +60,11 @@ class MergedGroup:
 
     @property
     def pairs(self) -> int:
-        """How many pairs of programs seen are of different classes."""
+        """The number of pairs of programs of different classes."""
         return (int(self.counts.sum()) ** 2 - int((self.counts**2).sum())) // 2
 
     def draw(self, rng: np.random.Generator) -> tuple[Program, Program]:
-        """One of those pairs, all equally likely."""
+        """Draws one of these pairs, all equally likely."""
         others = self.counts * (self.counts.sum() - self.counts)
         first = int(rng.choice(len(self.counts), p=others / others.sum()))
         left = self.counts.copy()
@@ -74,7 +74,10 @@ class MergedGroup:
 
 
 def merged_groups(programs: Sequence[Program], keys: Sequence[Key], finer: Sequence[str]) -> list[MergedGroup]:
-    """The groups of programs of equal key and different finer identity; diverged ones are left out."""
+    """Returns the groups of programs with equal key and different finer identity.
+
+    Diverged programs are left out.
+    """
     representative: dict[str, Program] = {}
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for program, key, fine in zip(programs, keys, finer, strict=True):
@@ -91,7 +94,10 @@ def merged_groups(programs: Sequence[Program], keys: Sequence[Key], finer: Seque
 def draw_over_pairs(
     groups: Sequence[MergedGroup], count: int, rng: np.random.Generator
 ) -> list[tuple[Program, Program]]:
-    """Pairs of merged programs, all pairs equally likely, with replacement: large groups make up most of them."""
+    """Draws pairs of merged programs with replacement, all pairs equally likely.
+
+    Most of them are from large groups.
+    """
     weights = np.array([group.pairs for group in groups], dtype=np.float64)
     if not groups:
         return []
@@ -102,21 +108,27 @@ def draw_over_pairs(
 def draw_over_forms(
     groups: Sequence[MergedGroup], count: int, rng: np.random.Generator
 ) -> list[tuple[Program, Program]]:
-    """Pairs of merged classes, all equally likely, however often each was seen; with replacement."""
+    """Draws pairs of merged classes with replacement, all equally likely."""
     return draw_over_pairs([MergedGroup(group.classes, np.ones_like(group.counts)) for group in groups], count, rng)
 
 
 def draw_over_groups(
     groups: Sequence[MergedGroup], count: int, rng: np.random.Generator
 ) -> list[tuple[Program, Program]]:
-    """Pairs of merged programs, all groups equally likely, and within one all pairs; with replacement."""
+    """Draws pairs of merged programs with replacement.
+
+    All groups are equally likely, and within a group all pairs.
+    """
     if not groups:
         return []
     return [groups[index].draw(rng) for index in rng.integers(len(groups), size=count)]
 
 
 def curve_groups(curves: Sequence[Losses], tolerance: float = SAME_CURVE) -> list[list[int]]:
-    """Groups of two and more curves that are equal at all steps, each curve to another of its group; largest first."""
+    """Returns groups of curves that are equal at all steps, the largest first.
+
+    Each group has two or more curves, and each curve equals another one of its group.
+    """
     if not curves:
         return []
     rows = np.stack(list(curves))
@@ -129,7 +141,7 @@ def curve_groups(curves: Sequence[Losses], tolerance: float = SAME_CURVE) -> lis
         return index
 
     for index in range(len(rows) - 1):
-        # Most rows differ already at the last step, which is cheap to see.
+        # Most rows differ at the last step, which is cheap to check.
         near = index + 1 + np.flatnonzero(_equal(rows[index, -1], rows[index + 1 :, -1], tolerance))
         for other in near[_equal(rows[index], rows[near], tolerance).all(axis=1)].tolist():
             leader[find(other)] = find(index)
@@ -140,7 +152,7 @@ def curve_groups(curves: Sequence[Losses], tolerance: float = SAME_CURVE) -> lis
 
 
 def first_of_each(items: Iterable[tuple[str, Program]]) -> list[Program]:
-    """The first program of each identity."""
+    """Returns the first program of each key."""
     first: dict[str, Program] = {}
     for text, program in items:
         first.setdefault(text, program)
@@ -148,6 +160,6 @@ def first_of_each(items: Iterable[tuple[str, Program]]) -> list[Program]:
 
 
 def draw_distinct(programs: Sequence[Program], count: int, rng: np.random.Generator) -> list[Program]:
-    """`count` of the programs, or all if there are fewer."""
+    """Draws `count` of the programs without replacement, or all if there are fewer."""
     chosen = rng.permutation(len(programs))[:count]
     return [programs[index] for index in chosen.tolist()]

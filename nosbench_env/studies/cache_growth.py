@@ -1,4 +1,4 @@
-"""What a cache saves: its growth within a run and across runs, and the hits on what another run has filled."""
+"""The savings of a cache: its growth, and hits on another run's results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_TRAILS = 6  # Appendix D.2
 
 
 def cache_sizes(keys: Sequence[Key]) -> NDArray[np.int64]:
-    """How many results a cache that starts empty holds after each query.
+    """Returns the number of results in an initially empty cache after each query.
 
     >>> cache_sizes([Key("a", False), Key("b", False), Key("a", False)]).tolist()
     [1, 2, 2]
@@ -28,9 +28,10 @@ def cache_sizes(keys: Sequence[Key]) -> NDArray[np.int64]:
 
 
 def trails(seeds: int) -> list[tuple[int, int, int]]:
-    """Three runs each, one after the other on the same cache: 6 trails that share no run with 18 seeds (Appendix D.2).
+    """Returns trails: three runs one after the other on the same cache.
 
-    With fewer seeds each run takes part in several trails; with fewer than 3 there are none.
+    With 18 seeds there are 6 trails without common runs (Appendix D.2). With fewer seeds each run takes part in several
+    trails; with fewer than 3 there are none.
     """
     if seeds < 3:
         return []
@@ -39,9 +40,10 @@ def trails(seeds: int) -> list[tuple[int, int, int]]:
 
 
 def seed_pairs(seeds: int, pairs: int) -> list[tuple[int, int]]:
-    """Which run fills the cache and which then queries it: the pairs share no run while there are enough runs.
+    """Returns pairs of runs: one fills the cache, the other then queries it.
 
-    Never equal seeds: regularized evolution draws its first population as random search with the same seed draws.
+    Pairs share no run if there are enough runs. Seeds of a pair differ, because the first population of regularized
+    evolution is that of random search with the same seed.
     """
     if seeds < 2:
         return []
@@ -54,9 +56,9 @@ class Hits:
     """Shares of the queries of a run that need no training.
 
     Attributes:
-        filled: Found in a cache that another run has filled, and that stays as it is.
-        own: Found among the earlier queries of the same run.
-        either: Found in one or the other.
+        filled: Share of queries found in a cache that another run has filled and that does not change.
+        own: Share of queries found among the earlier queries of the same run.
+        either: Share of queries found in one or the other.
     """
 
     filled: float
@@ -65,23 +67,23 @@ class Hits:
 
 
 def hits(filled_by: Sequence[Key], queries: Sequence[Key], *, without_diverged: bool = False) -> Hits:
-    """How often a run hits a cache filled by another.
+    """Returns the shares of a run's queries that hit a cache.
 
     Args:
-        filled_by: Keys of the run that filled it.
-        queries: Keys of the run that queries it, in their order.
-        without_diverged: Whether to leave out the queries that diverge on the probe, which need no training anyway.
+        filled_by: Keys of the run that filled the cache.
+        queries: Keys of the run that queries it, in order.
+        without_diverged: True to leave out queries that diverge on the probe, which never need training.
     """
     filled = {key.text for key in filled_by}
     seen: set[str] = set()
-    found = []
+    matches = []
     for key in queries:
         if not (without_diverged and key.diverged):
-            found.append((key.text in filled, key.text in seen, key.text in filled or key.text in seen))
+            matches.append((key.text in filled, key.text in seen, key.text in filled or key.text in seen))
         seen.add(key.text)
-    return Hits(*(float(share) for share in np.mean(found, axis=0))) if found else Hits(*[float("nan")] * 3)
+    return Hits(*(float(share) for share in np.mean(matches, axis=0))) if matches else Hits(*[float("nan")] * 3)
 
 
 def sampled_queries(queries: int, points: int = 400) -> Iterator[int]:
-    """The numbers of queries at which growth is reported, from 1 to the last."""
+    """Yields the numbers of queries at which growth is reported."""
     yield from dict.fromkeys(round(value) for value in np.linspace(1, queries, min(points, queries)).tolist())

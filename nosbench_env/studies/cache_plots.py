@@ -1,4 +1,4 @@
-"""The pictures of the study of the cache: Figures 3 and 4 of the paper, drawn from the tables beside them."""
+"""The plots of the cache study: the paper's Figures 3 and 4."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nosbench_env.plotting import GRAY, empty_figure, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_COLORS = {"rs": "tab:blue", "re": "tab:orange"}
 _NAMES = {"rs": "random search", "re": "regularized evolution"}
 
-Curves = dict[str, list[tuple[list[int], list[int]]]]  # of a method: queries and cache sizes of each run
+Curves = dict[str, NDArray[np.float64]]  # (runs, queries and cache sizes, points) for each method
 
 
-def plot_growth(table: Path, picture: Path, *, runs: int) -> None:
-    """Draws cache sizes and cumulative speed-ups, a row of panels for each identity.
+def plot_growth(table: Path, *, runs: int) -> Figure:
+    """Plots cache sizes and cumulative speed-ups, in a row for each identity.
 
     Args:
         table: A CSV file of the study's growth.
-        picture: The PNG file to write.
-        runs: How many runs follow each other on one cache; lines mark where a new one begins.
+        runs: Number of successive runs on one cache; lines mark the start of each.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     identities = _read(table)
-    if not identities:
-        return
-    figure = Figure(figsize=(10, 3.4 * len(identities)), layout="constrained")
-    panels = figure.subplots(len(identities), 2, squeeze=False)
-    for (identity, methods), (left, right) in zip(identities.items(), panels, strict=True):
-        last = max(queries[-1] for curves in methods.values() for queries, _ in curves)
+    figure, panels = empty_figure(10, 0.3 + 3.4 * max(1, len(identities)), 2, max(1, len(identities)))
+    for row, (identity, methods) in enumerate(identities.items()):
+        left, right = panels[2 * row : 2 * row + 2]
+        last = max(curves[0, 0, -1] for curves in methods.values())
         for method, curves in methods.items():
-            _draw(left, method, [(queries, sizes) for queries, sizes in curves])
-            _draw(right, method, [(queries, np.divide(queries, sizes).tolist()) for queries, sizes in curves])
-        top = max(sizes[-1] for curves in methods.values() for _, sizes in curves)
-        left.plot([0, last], [0, last], "--", color="gray", linewidth=1, label="no cache")
+            _plot_runs(left, method, curves[:, 0], curves[:, 1], labelled=row == 0)
+            _plot_runs(right, method, curves[:, 0], curves[:, 0] / curves[:, 1])
+        left.plot([0, last], [0, last], "--", color=GRAY, linewidth=1, label="no cache" if row == 0 else None)
+        top = max(curves[:, 1, -1].max() for curves in methods.values())
         left.set(title=f"{identity}: cache size", xlabel="queries", ylabel="results in the cache", ylim=(0, 1.15 * top))
         left.yaxis.set_major_formatter("{x:,.0f}")
         right.set(title=f"{identity}: cumulative speed-up", xlabel="queries", ylabel="queries / cache size")
@@ -51,32 +50,34 @@ def plot_growth(table: Path, picture: Path, *, runs: int) -> None:
         for panel in (left, right):
             panel.set_xlim(0, last)
             panel.xaxis.set_major_formatter("{x:,.0f}")
-            panel.grid(alpha=0.3)
             for run in range(1, runs):
-                panel.axvline(run * last / runs, color="gray", linewidth=1, linestyle=":")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(picture, dpi=150)
+                panel.axvline(run * last / runs, color=GRAY, linewidth=1, linestyle=":")
+    legend(figure, 3)
+    return figure
 
 
-def _draw(
-    panel: Axes, method: str, curves: list[tuple[list[int], list[float]]] | list[tuple[list[int], list[int]]]
+def _plot_runs(
+    panel: Axes, method: str, queries: NDArray[np.float64], values: NDArray[np.float64], *, labelled: bool = False
 ) -> None:
-    """A thin line for each run, a thick one for their mean."""
-    for queries, values in curves:
-        panel.plot(queries, values, color=_COLORS[method], linewidth=0.6, alpha=0.5)
-    mean = np.mean([values for _, values in curves], axis=0)
-    panel.plot(curves[0][0], mean, color=_COLORS[method], linewidth=2.2, label=_NAMES[method])
+    """Plots each run thin and their mean thick."""
+    look = style(list(_NAMES).index(method))
+    for x, y in zip(queries, values, strict=True):
+        panel.plot(x, y, color=look.colour, linewidth=0.6, alpha=0.5)
+    label = _NAMES[method] if labelled else None
+    panel.plot(queries[0], values.mean(axis=0), color=look.colour, linewidth=2.2, label=label)
 
 
 def _read(table: Path) -> dict[str, Curves]:
-    """The curves of a table: identity -> method -> runs."""
-    runs: dict[tuple[str, str, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    """Reads the curves of a table, by identity and method."""
+    runs: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
-            queries, sizes = runs[row["identity"], row["method"], row.get("seed") or row["seeds"]]
-            queries.append(int(row["queries"]))
-            sizes.append(int(row["cache_size"]))
-    curves: dict[str, Curves] = {}
-    for (identity, method, _), run in runs.items():
-        curves.setdefault(identity, {}).setdefault(method, []).append(run)
-    return curves
+            run = row["identity"], row["method"], row.get("seed") or row["seeds"]
+            runs[run].append((float(row["queries"]), float(row["cache_size"])))
+    grouped: dict[str, dict[str, list[list[tuple[float, float]]]]] = defaultdict(lambda: defaultdict(list))
+    for (identity, method, _), points in runs.items():
+        grouped[identity][method].append(points)
+    return {
+        identity: {method: np.array(curves).swapaxes(1, 2) for method, curves in methods.items()}
+        for identity, methods in grouped.items()
+    }

@@ -1,4 +1,4 @@
-"""Trainings that Figure 5 looks at: with the norm of each update, and on the proxy of Appendix B."""
+"""The trainings of Figure 5: with update norms, and on the proxy."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from nosbench_env.tasks.task import Curve, OnStep, Task
 
 Floats = NDArray[np.float64]
 
-_PROXY_SEED = 42  # of the paper's code
+_PROXY_SEED = 42  # the paper's code
 _SEED_STRIDE = 10**6  # as on the "pfn" task, so that no seed shares its draws with another
 
 
 def train_with_norms(
     task: Task, candidate: Candidate, epochs: int, seed: int, *, on_step: OnStep | None = None
 ) -> tuple[Curve, Floats]:
-    """Trains as `Task.train` does, programs by torch's operations, and watches how far each step moves the parameters.
+    """Trains as `Task.train` does, and measures each step.
+
+    Programs run by torch's operations.
 
     Args:
         task: The task.
-        candidate: What to train with.
+        candidate: The optimizer to train with.
         epochs: As in `Task.train`.
         seed: As in `Task.train`.
         on_step: As in `Task.train`.
 
     Returns:
-        The curve, which is the one without watching to the last bit; and `(epochs * steps per epoch,)` float64, the
-        update norms: for each step the Euclidean norm of the change of all parameters (of all models, if the task has
-        several), taken as one vector, from what they were before `optimizer.step()` to what they are after. The
-        learning rate and weight decay are in it. NaN for steps that were not done.
+        The curve, which equals that of `Task.train` to the last bit; and `(epochs * steps per epoch,)` float64, the
+        update norms. An update norm is the Euclidean norm of the change of all parameters (of all models, if the task
+        has several) by `optimizer.step()`, as one vector, including learning rate and weight decay. It is NaN for steps
+        that were not done.
     """
     squared_norms: list[float] = []
     models = 0
@@ -69,23 +71,24 @@ def train_with_norms(
         return optimizer
 
     curve = task.train(make_optimizer, epochs, seed, on_step=on_step)
-    found = np.full(curve.step_losses.size, math.nan)
-    # A task that trains several models side by side, as "mlp" does its folds, steps all of them in turn.
-    norms = np.sqrt(np.array(squared_norms).reshape(-1, models).sum(axis=1))
-    found[: len(norms)] = norms
-    return curve, found
+    # A task with several models, as the folds of "mlp", steps them in turn.
+    measured = np.sqrt(np.array(squared_norms).reshape(-1, models).sum(axis=1))
+    norms = np.full(curve.step_losses.size, math.nan)
+    norms[: len(measured)] = measured
+    return curve, norms
 
 
 def train_on_proxy(candidate: Candidate, steps: int, seed: int = 0) -> Floats:
-    """Trains on the proxy of the paper's code (Appendix B), whose running average is its fingerprint of a program.
+    """Trains on the proxy of the paper's code (Appendix B).
 
-    Text and code differ: eq. 1 squares before it takes the norm. This is the code's, |z² / (z² + 1) + 0.5| with
-    z = ‖x·A + B‖, whose gradients are not clipped.
+    The running average of its losses is the paper's fingerprint of a program. Text and code differ: eq. 1 squares
+    before it takes the norm. This is the code's, |z² / (z² + 1) + 0.5| with z = ‖x·A + B‖. Its gradients are not
+    clipped.
 
     Args:
-        candidate: What to train with; a schedule of the learning rate takes each step for an epoch.
-        steps: How many losses.
-        seed: What A, B and the first x are drawn with; 0 is the paper's.
+        candidate: The optimizer; a schedule of the learning rate has one epoch per step.
+        steps: Number of losses.
+        seed: Seed of A, B and the first x; 0 is the paper's.
 
     Returns:
         `(steps,)` float64: the loss before each update. NaN after a parameter was not finite.
@@ -110,7 +113,7 @@ def train_on_proxy(candidate: Candidate, steps: int, seed: int = 0) -> Floats:
 def plain_optimizer(
     candidate: Candidate, params: list[torch.nn.Parameter], epochs: int, steps_per_epoch: int
 ) -> torch.optim.Optimizer:
-    """The optimizer that a candidate stands for, with programs run by torch's operations."""
+    """Makes the optimizer of a candidate; programs run by torch's operations."""
     if isinstance(candidate, Program):
         return ProgramOptimizer(params, candidate)
     return candidate.make_optimizer(params, epochs, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The identities that the study of the cache compares: by which key each of them knows a program."""
+"""The identities of the cache study, and their keys of programs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import NamedTuple
 from nosbench_env.identity.identify import Identity, identify
 from nosbench_env.language.program import Program
 from nosbench_env.tasks.task import Task, probe_of
+from nosbench_env.whole_files import write_whole
 
 IDENTITIES: tuple[Identity, ...] = ("paper", "canonical", "fingerprint")
-_SAMPLE = 25  # keys of a file that are computed again, to see whether an identity's version has changed
+_SAMPLE = 25  # keys of a file that are computed again, to detect a new version of the identity
 
 
 class Key(NamedTuple):
-    """What an identity knows a program by.
+    """The key of a program by an identity.
 
     Attributes:
-        text: Equal for programs that are taken to be the same.
-        diverged: Whether the identity's probe says that the program diverges, so that it is not trained.
+        text: Equal for programs that the identity merges.
+        diverged: True if the program diverges on the identity's probe, so that it is not trained.
     """
 
     text: str
@@ -29,7 +30,10 @@ class Key(NamedTuple):
 
 
 def key_of(program: Program, identity: Identity, task: Task) -> Key:
-    """The key of a program on a task. "canonical" has no probe: "fingerprint" says for it what diverges."""
+    """Returns the key of a program on a task.
+
+    "canonical" has no probe: divergence is that on the probe of "fingerprint".
+    """
     text, status = identify(program, identity, probe_of(task))
     if identity == "canonical":
         _, status = identify(program, "fingerprint", probe_of(task))
@@ -37,9 +41,9 @@ def key_of(program: Program, identity: Identity, task: Task) -> Key:
 
 
 def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: Path | None = None) -> list[Key]:
-    """The keys of a run's programs, from the file if it holds them, else computed and written there.
+    """Returns the keys of a run's programs, and keeps them in a file.
 
-    A file of other programs, or of another version of the identity, is written anew.
+    A file of other programs, or of another version of the identity, is replaced.
     """
     if file is None:
         return [key_of(program, identity, task) for program in programs]
@@ -52,21 +56,9 @@ def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: P
             if keys[:_SAMPLE] == [key_of(program, identity, task) for program in programs[:_SAMPLE]]:
                 return keys
     except (OSError, ValueError, TypeError, KeyError, IndexError):
-        pass  # not there, or damaged: it only saves time
+        pass  # missing or damaged; the file only saves time
     keys = [key_of(program, identity, task) for program in programs]
     number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    write_text(file, json.dumps({"programs": digest, "distinct": list(number), "keys": [number[key] for key in keys]}))
-    return keys
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file that is whole at any moment."""
-    write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, data: bytes) -> None:
-    """Writes a file that is whole at any moment."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(file)
+    write_whole(file, json.dumps({"programs": digest, "distinct": list(number), "keys": [number[key] for key in keys]}))
+    return keys

@@ -1,4 +1,4 @@
-"""Jobs of a study in processes of their own: each can be stopped at any moment and goes on when it is started again."""
+"""The jobs of a study in processes, which can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -7,36 +7,58 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from nosbench_env.store import StoreError
+from nosbench_env.studies.settings import Report
 
-Job = Callable[[], None]
-Report = Callable[[str], None]
+Job = Callable[[Callable[[], None]], None]
 _REPORT_EVERY_S = 10.0
 
 
 class JobError(ValueError):
-    """A job failed; the message says why."""
+    """A failed job; the message names the cause."""
 
 
-def in_processes(jobs: Sequence[Job], workers: int, on_tick: Callable[[], None] = lambda: None) -> None:
-    """Does all jobs, in this order, `workers` at a time; a single one at a time is done in this process.
+class Reporter:
+    """Reports the progress of a study, at most every ten seconds."""
+
+    def __init__(self, report: Report, progress: Callable[[], str]) -> None:
+        self._report, self._progress = report, progress
+        self._reported = time.monotonic()
+
+    def tell(self) -> None:
+        """Reports the progress, unless it was reported recently."""
+        if time.monotonic() - self._reported > _REPORT_EVERY_S:
+            self._reported = time.monotonic()
+            self._report(self._progress())
+
+
+def do_jobs(jobs: Sequence[Job], workers: int, report: Report, progress: Callable[[], str]) -> None:
+    """Does all jobs in order, `workers` at a time.
 
     Args:
-        jobs: What to do; for processes they must be what can be pickled. They should call `end_with_parent` now and
-            then.
-        workers: How many processes at most.
-        on_tick: Called about once a second while processes run.
+        jobs: The jobs. Each is called with a function that it should call often. For several workers they must be
+            picklable.
+        workers: Number of processes; a single job at a time is done in this process.
+        report: Called with the progress about every ten seconds.
+        progress: Returns the progress as text.
 
     Raises:
-        JobError: If a job failed in its process. Jobs that ran beside it are ended.
+        JobError: If a job fails in its process. All jobs that run beside it are stopped.
     """
+    reporter = Reporter(report, progress)
     if min(workers, len(jobs)) <= 1:
         for job in jobs:
-            job()
-        return
+            job(reporter.tell)
+    else:
+        _in_processes([partial(job, _end_with_parent) for job in jobs], workers, reporter.tell)
+
+
+def _in_processes(jobs: Sequence[Callable[[], None]], workers: int, on_tick: Callable[[], None]) -> None:
+    """Does jobs in processes; calls `on_tick` about once a second."""
     context = multiprocessing.get_context("spawn")
     waiting = list(jobs)
     running: dict[Connection, SpawnProcess] = {}
@@ -59,30 +81,16 @@ def in_processes(jobs: Sequence[Job], workers: int, on_tick: Callable[[], None] 
             process.join()
 
 
-class Reporter:
-    """Tells now and then how far a study is."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._reported = time.monotonic()
-
-    def tell(self, text: Callable[[], str]) -> None:
-        """Tells this text, unless something was told just before."""
-        if time.monotonic() - self._reported > _REPORT_EVERY_S:
-            self._reported = time.monotonic()
-            self._report(text())
-
-
-def end_with_parent() -> None:
-    """Ends this process at once if it was started for a job and its parent is gone, however that ended."""
+def _end_with_parent() -> None:
+    """Ends the process of a job if its parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(1)
 
 
-def _do(job: Job, result: Connection) -> None:
-    """Does a job; sends what went wrong, or an empty text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+def _do(job: Callable[[], None], result: Connection) -> None:
+    """Does a job and sends the error message, or an empty text."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     try:
         job()
         result.send("")
@@ -95,7 +103,7 @@ def _finish(pipe: Connection, process: SpawnProcess) -> None:
         message = pipe.recv()
     except EOFError:
         process.join()
-        message = f"a process that ran it ended with exit code {process.exitcode}; the same command goes on from there"
+        message = f"it ended with exit code {process.exitcode}; run the same command again to continue"
     process.join()
     if message:
-        raise JobError(message)
+        raise JobError(f"a process of the study failed: {message}")

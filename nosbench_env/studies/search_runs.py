@@ -1,37 +1,36 @@
-"""The runs that the study of the cache looks at: random search, and regularized evolution from random programs."""
+"""`SearchRuns`: the search runs of a study, resumable, with one store."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nosbench_env.agents import Budget, HistoryEntry, RandomSearch, RegularizedEvolution, RunError, SearchResult, search
+from nosbench_env.agents import Agent, Budget, search
+from nosbench_env.agents.history import count_queries
+from nosbench_env.agents.run_folder import HISTORY
 from nosbench_env.identity.identify import Identity
-from nosbench_env.language.program import Program
-from nosbench_env.language.search_space import SearchSpace
 from nosbench_env.oracles.oracle import Oracle
-from nosbench_env.studies.processes import JobError, Report, Reporter, end_with_parent, in_processes
+from nosbench_env.studies.processes import do_jobs
+from nosbench_env.studies.settings import Report
+
+MakeAgent = Callable[[], Agent[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRuns:
-    """Runs of one configuration, one for each seed.
-
-    Random search asks for the same programs whatever their losses are, so its runs need no training. Evolution's do:
-    they go on in folders of their own, with one store, and can be stopped at any moment.
+    """Search runs under the same conditions, each in its own folder.
 
     Attributes:
-        folder: Where the runs of evolution are kept.
-        store: The store that they share.
+        folder: The folder with the run folders.
+        store: Location of the common store.
         task: Name of the task.
-        device: Where to train.
+        device: The device to train on.
         epochs: Length of training.
-        queries: Programs asked for in a run.
-        max_instructions: Length of the longest programs.
-        identity: How evolution's oracle knows programs: it decides which results it is told.
+        queries: Number of queries of a run.
+        identity: The identity of the oracle, which decides the result that an agent is told.
     """
 
     folder: Path
@@ -40,81 +39,48 @@ class SearchRuns:
     device: str
     epochs: int
     queries: int
-    max_instructions: int
-    identity: Identity
+    identity: Identity = "fingerprint"
 
-    def programs(self, method: str, seed: int) -> list[Program]:
-        """The programs that a run asks for, in order; evolution must have been run."""
-        if method == "rs":
-            return RandomSearch(SearchSpace(self.max_instructions), seed).ask(self.queries)
-        history = self._history(seed)
-        try:
-            entries = [HistoryEntry.from_json(json.loads(line)) for line in whole_lines(history)[: self.queries]]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RunError(f"{history} is damaged: {error}; delete its folder to run it again") from error
-        return [entry.program for entry in entries]
+    def path(self, name: str) -> Path:
+        """Returns the folder of a run."""
+        return self.folder / name
 
-    def evolve(self, seeds: Sequence[int], workers: int, report: Report) -> None:
-        """Runs evolution with those seeds as far as it is not done yet, `workers` runs at a time.
+    def done(self, name: str) -> int:
+        """Returns the number of finished queries of a run."""
+        return count_queries(self.path(name) / HISTORY)
+
+    def complete(self, agents: Mapping[str, MakeAgent], workers: int, report: Report) -> None:
+        """Starts or resumes all runs that are not complete.
+
+        Args:
+            agents: The functions that make the agents, by the names of the runs; picklable for several workers.
+            workers: Number of runs at once.
+            report: Called with the progress.
 
         Raises:
-            RunError, StoreError: If a run fails. What was done before is kept.
+            JobError, RunError, StoreError: If a run fails. Finished queries are kept.
         """
-        waiting = [seed for seed in seeds if self.done(seed) < self.queries]
+        waiting = {name: make for name, make in agents.items() if self.done(name) < self.queries}
         if not waiting:
             return
-        report(f"RE: {len(waiting)} of {len(seeds)} runs of {self.queries:,} queries to do")
-        reporter = Reporter(report)
+        report(f"{len(waiting)} of {len(agents)} runs of {self.queries:,} queries to do")
 
         def progress() -> str:
-            done = sum(min(self.done(seed), self.queries) for seed in seeds)
-            return f"RE: {done:,} of {len(seeds) * self.queries:,} queries"
+            done = sum(min(self.done(name), self.queries) for name in agents)
+            return f"{done:,} of {len(agents) * self.queries:,} queries"
 
-        # A run in this process tells how far it is itself.
-        telling = partial(_tell_query, reporter) if min(workers, len(waiting)) == 1 else _stay_with_parent
-        try:
-            in_processes(
-                [partial(self._evolve_one, seed, telling) for seed in waiting], workers, lambda: reporter.tell(progress)
-            )
-        except JobError as error:
-            raise RunError(f"a run of evolution failed: {error}") from None
+        do_jobs([partial(self._run, name, make) for name, make in waiting.items()], workers, report, progress)
 
-    def done(self, seed: int) -> int:
-        """How many queries a run of evolution has done."""
-        return len(whole_lines(self._history(seed)))
-
-    def _history(self, seed: int) -> Path:
-        return self.folder / f"re-{seed}" / "history.jsonl"
-
-    def _evolve_one(self, seed: int, on_query: Callable[[int, HistoryEntry, SearchResult], None]) -> None:
+    def _run(self, name: str, make: MakeAgent, on_query: Callable[[], None]) -> None:
         oracle = Oracle(self.task, self.store, self.device, self.identity, workers=1)
         try:
             search(
-                RegularizedEvolution(SearchSpace(self.max_instructions), seed),
+                make(),
                 oracle,
                 Budget(queries=self.queries),
                 epochs=self.epochs,
-                folder=self._history(seed).parent,
-                on_query=partial(on_query, seed),
+                folder=self.path(name),
+                on_query=lambda entry, so_far: on_query(),
             )
         finally:
             oracle.close()
-
-
-def _tell_query(reporter: Reporter, seed: int, entry: HistoryEntry, so_far: SearchResult) -> None:
-    reporter.tell(lambda: f"RE, seed {seed}: query {entry.number:,}, {so_far.distinct:,} distinct programs")
-
-
-def _stay_with_parent(seed: int, entry: HistoryEntry, so_far: SearchResult) -> None:
-    end_with_parent()
-
-
-def whole_lines(file: Path) -> list[bytes]:
-    """The complete lines of a file; none if it is not there."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"can't read {file}: {error}; choose another folder") from error
-    return data[: data.rfind(b"\n") + 1].splitlines()

@@ -1,4 +1,4 @@
-"""The folder of a study: held against other processes, of one configuration, its files whole at any moment."""
+"""`StudyFolder`: the folder of a study, locked, of one configuration, with whole files."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from typing import Any
 
 import filelock
 
-from nosbench_env.studies.identities import write_bytes, write_text
+from nosbench_env.execution.numerics import device_name
+from nosbench_env.versions import installed_versions
+from nosbench_env.whole_files import write_whole
 
 Row = dict[str, Any]
 
+_PACKAGES = ("nosbench_env", "torch", "numpy", "scipy", "matplotlib", "smac", "ConfigSpace", "pytorch_optimizer")
+
 
 class StudyError(ValueError):
-    """The study's folder can't be used. What is in it is untouched."""
+    """An unusable folder of a study. Its content is unchanged."""
 
 
 class StudyFolder:
-    """Where a study keeps everything.
+    """The folder with everything that a study keeps.
 
     Args:
-        path: The folder; it is made when it is opened.
-        option: How the command calls it, for messages.
+        path: The folder; created when it is opened or first written to.
     """
 
-    def __init__(self, path: Path | str, option: str = "--folder") -> None:
-        self.path, self._option = Path(path), option
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
 
     @contextmanager
     def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
-        """Makes the folder if it is new, and holds it against other processes.
+        """Creates the folder if needed, and locks it against other processes.
 
         Args:
-            config: What may not change between one call and the next; kept in `config.json`.
+            config: The values that must not change from one call to the next; kept in `config.json`.
 
         Raises:
-            StudyError: If the folder is in use, of another configuration or damaged, or can't be used.
+            StudyError: If the folder is in use, of another configuration or damaged, or can't be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -49,41 +52,37 @@ class StudyFolder:
             lock.acquire()
         except filelock.Timeout:
             raise StudyError(
-                f"{self.path} is in use by another process; wait for it or choose another folder with {self._option}"
+                f"{self.path} is in use by another process; wait for it or choose another folder with --output"
             ) from None
         except OSError as error:
-            raise StudyError(
-                f"can't use the folder {self.path}: {error}; choose another with {self._option}"
-            ) from error
+            raise StudyError(f"can't use the folder {self.path}: {error}; choose another with --output") from error
         try:
             self._check_config(config)
             yield
         finally:
             lock.release()
 
-    def write_text(self, name: str, text: str) -> None:
+    def write(self, name: str, data: bytes | str) -> None:
         """Writes a file of the folder."""
-        write_text(self.path / name, text)
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Writes a file of the folder."""
-        write_bytes(self.path / name, data)
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, data)
 
     def write_json(self, name: str, data: Any) -> None:
-        """Writes JSON data, which must hold no number that is not finite."""
-        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+        """Writes JSON data without NaN and infinities."""
+        self.write(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
-    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes a table; its header is the first row's names."""
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = None) -> None:
+        """Writes a table with the header `fields`, or the first row's names."""
         text = io.StringIO()
-        if rows:
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        if rows or fields:
+            writer = csv.DictWriter(text, list(rows[0] if fields is None else fields), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        self.write_text(name, text.getvalue())
+        self.write(name, text.getvalue())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file; an empty one if there is no such file."""
+        """Reads a JSON object from a file; it is empty without a file."""
         try:
             data = json.loads((self.path / name).read_text())
         except FileNotFoundError:
@@ -95,18 +94,23 @@ class StudyFolder:
         return data
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        found = self.read_json("config.json")
-        if not found:
+        stored = self.read_json("config.json")
+        if not stored:
             self.write_json("config.json", dict(config))
             return
-        different = [name for name in config if found.get(name) != config[name]]
+        different = [name for name in config if stored.get(name) != config[name]]
         if different:
-            changes = "; ".join(f"{name} is {found.get(name)!r}, now {config[name]!r}" for name in different)
-            raise StudyError(f"{self.path} holds another study: {changes}. Choose another folder with {self._option}")
+            changes = "; ".join(f"{name} is {stored.get(name)!r}, now {config[name]!r}" for name in different)
+            raise StudyError(f"{self.path} holds another study: {changes}. Choose another folder with --output")
 
 
 def finite(row: Mapping[str, Any]) -> Row:
-    """A row as JSON data: None where a number is not finite."""
+    """Returns a row with None in place of non-finite numbers."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
+
+
+def made_by(device: str) -> dict[str, str]:
+    """Returns a device's name and the versions of Python and packages."""
+    return {"device": device_name(device), **installed_versions(_PACKAGES)}

@@ -1,10 +1,9 @@
-"""Trainings outside of the oracle, by which the study of the cache compares programs: each done once, and kept."""
+"""Trainings without the oracle, by which the study of the cache compares programs."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.language.program import Program
+from nosbench_env.studies.processes import Reporter
+from nosbench_env.studies.settings import Report
 from nosbench_env.tasks import make_task
 from nosbench_env.tasks.task import Curve, Task
 from nosbench_env.tasks.worker_pool import WorkerPool, worker_command
 
-FIRST_STEPS = 21  # steps 0 to 20: before rounding errors have grown to where they tell equal programs apart
-_REPORT_EVERY_S = 10.0
+FIRST_STEPS = 21  # steps 0 to 20, before rounding errors separate equal programs
 
 OnLosses = Callable[[int, NDArray[np.float64]], None]
 Train = Callable[[Sequence[Program], OnLosses], None]
 
 
 def first_steps_task(name: str, device: str) -> tuple[Task, int]:
-    """A task, and how many of its epochs hold the first `FIRST_STEPS` steps.
+    """Returns a task and the epochs that hold the first `FIRST_STEPS` steps.
 
-    The data of a step of "pfn" depend on its number alone, so that shorter epochs are the beginning of longer ones.
+    On "pfn" the data of a step depend only on its number, so shorter epochs are the beginning of longer ones.
     """
     task = make_task(name, device)
     if name == "pfn":
@@ -36,7 +36,7 @@ def first_steps_task(name: str, device: str) -> tuple[Task, int]:
 
 
 def first_losses(name: str, device: str, workers: int) -> Train:
-    """Trains the first steps alone; gives their `FIRST_STEPS` losses."""
+    """Returns a trainer that gives the losses of the first `FIRST_STEPS` steps."""
 
     def train(programs: Sequence[Program], on_losses: OnLosses) -> None:
         task, epochs = first_steps_task(name, device)
@@ -51,7 +51,7 @@ def first_losses(name: str, device: str, workers: int) -> Train:
 
 
 def final_losses(name: str, device: str, workers: int, epochs: int) -> Train:
-    """Trains to the end; gives the mean loss of the last epoch alone."""
+    """Returns a trainer that gives the mean loss of the last epoch."""
 
     def train(programs: Sequence[Program], on_losses: OnLosses) -> None:
         def on_curve(index: int, curve: Curve) -> None:
@@ -72,7 +72,7 @@ def _train(
     last_epoch_only: bool = False,
     command: Sequence[str] | None = None,
 ) -> None:
-    """With seed 0, in worker processes if the task is on the CPU and there are several of both."""
+    """Trains with seed 0, several programs on the CPU in worker processes."""
     workers = min(workers, len(programs))
     if workers == 1 or task.device != "cpu":
         task.train_programs(programs, epochs, on_curve=on_curve, last_epoch_only=last_epoch_only)
@@ -91,23 +91,25 @@ def _train(
 
 
 class TrainingLog:
-    """Losses of trainings, one line of a file each; a program that is in it is not trained again.
+    """The losses of trainings, kept as lines of a file.
+
+    A program in the file is not trained again.
 
     Args:
-        file: The file: JSON lines with a program and its losses, numbers that are not finite as strings.
-        train: Trains programs, and tells the losses of each as soon as they are known.
-        report: Is told now and then how far it is.
+        file: The file: JSON lines with a program and its losses, with numbers that are not finite as strings.
+        train: Trains programs and passes on the losses of each as soon as they are known.
+        report: Called at times with the progress.
 
     Raises:
-        ValueError: If the file is damaged. A last line cut short by a kill is not: it is removed.
+        ValueError: If the file is damaged. A last line cut short by a kill is removed.
     """
 
-    def __init__(self, file: Path, train: Train, report: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, train: Train, report: Report) -> None:
         self._file, self._train, self._report = file, train, report
         self._known = dict(self._read())
 
     def losses(self, programs: Iterable[Program]) -> dict[Program, NDArray[np.float64]]:
-        """The losses of each of the programs, training those that are not known yet."""
+        """Returns the losses of programs, after training the new ones."""
         programs = list(dict.fromkeys(programs))
         unknown = [program for program in programs if program not in self._known]
         if unknown:
@@ -117,20 +119,21 @@ class TrainingLog:
 
     def _train_unknown(self, programs: Sequence[Program]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        done, reported = 0, time.monotonic()
+
+        def progress() -> str:
+            done = sum(program in self._known for program in programs)
+            return f"{self._file.stem}: {done:,} of {len(programs):,} programs trained"
+
+        reporter = Reporter(self._report, progress)
         with self._file.open("a", encoding="utf-8") as file:
 
             def on_losses(index: int, losses: NDArray[np.float64]) -> None:
-                nonlocal done, reported
                 kept = np.array(losses, dtype=np.float64)
                 line = {"program": programs[index].to_json(), "losses": [to_json(loss) for loss in kept.tolist()]}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 self._known[programs[index]] = kept
-                done += 1
-                if time.monotonic() - reported > _REPORT_EVERY_S:
-                    reported = time.monotonic()
-                    self._report(f"{self._file.stem}: {done:,} of {len(programs):,} programs trained")
+                reporter.tell()
 
             self._train(programs, on_losses)
 
@@ -141,8 +144,8 @@ class TrainingLog:
         complete = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
-                found = json.loads(line)
-                yield Program.from_json(found["program"]), np.array([float(loss) for loss in found["losses"]])
+                entry = json.loads(line)
+                yield Program.from_json(entry["program"]), np.array([float(loss) for loss in entry["losses"]])
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(f"{self._file}, line {number}, is damaged: {error}; delete that line") from error
         if len(complete) < len(data):
@@ -151,5 +154,5 @@ class TrainingLog:
 
 
 def to_json(loss: float) -> Any:
-    """A loss as JSON data: itself, or "nan", "inf" or "-inf"."""
+    """Returns a loss as JSON data: a number, or "nan", "inf" or "-inf"."""
     return loss if math.isfinite(loss) else str(loss)

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
+from nosbench_env.agents.run_folder import CONDITIONS
 from nosbench_env.comparison import Comparison, compare, read_run
 from nosbench_env.comparison.comparison import CURVE_FIELDS, PAIR_FIELDS, RUN_FIELDS, TABLE_FIELDS, spent
-from nosbench_env.comparison.reference import Reference, look_up
-from nosbench_env.comparison.runs import CONDITIONS
-from nosbench_env.language.known_programs import KNOWN_PROGRAMS
-from nosbench_env.oracles.oracle import Oracle
+from nosbench_env.comparison.reference import Reference
 
 
 @pytest.fixture
@@ -55,9 +53,9 @@ def test_unequal_lengths_and_few_runs_are_noted(runs: list) -> None:
     assert "unequal length: 4 to 5 queries" in notes
     assert "the first 4 queries of each" in notes
     assert "Few runs: ppo (4)" in notes
-    assert "can't differ" not in notes
-    assert "can't differ significantly" in "\n".join(compare([*runs[:2], *runs[5:7]]).notes)
-    assert "look at the first 2 queries" in "\n".join(compare(runs[:5], budget=2).notes)
+    assert "no p-value is below" not in notes
+    assert "no p-value is below 0.05" in "\n".join(compare([*runs[:2], *runs[5:7]]).notes)
+    assert "the first 2 queries" in "\n".join(compare(runs[:5], budget=2).notes)
     assert compare(runs[:5]).notes == ()
 
 
@@ -70,7 +68,7 @@ def test_runs_without_a_finite_loss_count_as_worst(tmp_path: Path) -> None:
     assert any("3 of 3 runs had no finite loss" in note for note in comparison.notes)
     text = json.dumps(comparison.to_json(), allow_nan=False)
     assert json.loads(text)["table"][1]["iqm"] is None
-    assert comparison.best_programs(comparison.methods[1]) == []
+    assert comparison.best_programs(comparison.groups[1]) == []
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
@@ -94,9 +92,7 @@ def test_a_budget_that_no_run_has_spent_is_refused(runs: list, budget: float) ->
 def test_of_a_run_that_ended_before_the_budget_counts_what_it_had_found(runs: list) -> None:
     comparison = compare(runs, budget=5)
     assert [run["loss"] for run in comparison.runs] == [4.0] * 5 + [0.5] * 4
-    assert "ppo: 4 of 4 runs ended before 5 queries, at 4, 4, 4, 4; what they had found by then counts." in (
-        comparison.notes
-    )
+    assert any("ppo: 4 of 4 runs ended before 5 queries, at 4, 4, 4, 4;" in note for note in comparison.notes)
 
 
 def test_an_axis_on_which_a_run_spent_nothing_is_named(tmp_path: Path) -> None:
@@ -119,7 +115,7 @@ def test_one_method_alone_is_shown_without_tests(runs: list) -> None:
 
 def test_best_programs_are_distinct_and_in_order(runs: list) -> None:
     comparison = compare(runs)
-    rs, ppo = comparison.methods
+    rs, ppo = comparison.groups
     assert [entry.loss for _, entry in comparison.best_programs(rs)] == [5.0, 9.0]  # four have one key
     assert [run.seed for run, _ in comparison.best_programs(ppo)] == [0]
     compared = compare(runs, budget=3)
@@ -164,37 +160,6 @@ def test_amounts_are_said_with_their_units(axis, amount: float, text: str) -> No
     assert spent(axis, amount) == text
 
 
-CONDITIONS_OF_TOY = {
-    "task": "toy",
-    "task_version": 1,
-    "arithmetic": "float32",
-    "epochs": 1,
-    "training_seed": 0,
-    "identity": "fingerprint",
-}
-
-
-def test_a_reference_is_looked_up_and_never_trained(tmp_path: Path, oracle: Oracle) -> None:
-    store = str(oracle.store.location)
-    unknown = look_up("adamw", CONDITIONS_OF_TOY, store)
-    assert unknown.loss is None
-    assert "`nosbench evaluate AdamW --task toy --epochs 1` would put it there" in unknown.why_not
-    assert not Path(store).exists()
-    expected = oracle.query(KNOWN_PROGRAMS["AdamW"], 1).loss
-    assert look_up("adamw", CONDITIONS_OF_TOY, store) == Reference("AdamW", expected)
-    assert look_up("SGD", CONDITIONS_OF_TOY, store).loss is None
-    for change in ({"task_version": 2}, {"training_seed": 1}, {"identity": "paper"}, {"task": "my-own"}):
-        assert look_up("AdamW", CONDITIONS_OF_TOY | change, store).loss is None
-    with pytest.raises(ValueError, match=r"reference must be one of SGD, .*, or none, got 'AdamV'"):
-        look_up("AdamV", CONDITIONS_OF_TOY, store)
-
-
-def test_a_store_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.sqlite"
-    damaged.write_text("no database " * 500)
-    assert "not a database" in look_up("AdamW", CONDITIONS_OF_TOY, str(damaged)).why_not
-
-
 def test_a_reference_that_is_not_known_is_noted(runs: list) -> None:
     comparison = compare(runs, find_reference=lambda conditions: Reference("AdamW", None, "nobody asked"))
     assert "No line for AdamW: nobody asked." in comparison.notes
@@ -207,5 +172,5 @@ def test_runs_that_still_go_on_are_noted(tmp_path: Path) -> None:
     with (folder / "history.jsonl").open("a") as file:
         file.write('{"number"')
     comparison: Comparison = compare([read_run(folder)])
-    assert any("run: its last line or batch is not complete" in note for note in comparison.notes)
+    assert any("run: its last line or batch is incomplete" in note for note in comparison.notes)
     assert np.isfinite(comparison.table[0]["iqm"])

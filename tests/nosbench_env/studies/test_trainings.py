@@ -12,12 +12,12 @@ CONSTANT = Program.parse("r9 = mul(0.01, 0.1)")  # reads no gradient
 
 
 def trained(train: Callable, programs: Sequence[Program]) -> list[list[float]]:
-    found: dict[int, list[float]] = {}
-    train(programs, lambda index, losses: found.__setitem__(index, losses.tolist()))
-    return [found[index] for index in range(len(programs))]
+    losses_of: dict[int, list[float]] = {}
+    train(programs, lambda index, losses: losses_of.__setitem__(index, losses.tolist()))
+    return [losses_of[index] for index in range(len(programs))]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_first_losses_are_the_first_of_the_ordinary_pfn_task(workers: int) -> None:
     programs = [ADAM, CONSTANT]
     task = make_task("pfn", "cpu")
@@ -26,12 +26,11 @@ def test_first_losses_are_the_first_of_the_ordinary_pfn_task(workers: int) -> No
     assert trained(first_losses("pfn", "cpu", workers), programs) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_first_losses_on_the_toy_task_go_over_several_epochs(workers: int) -> None:
+def test_first_losses_on_the_toy_task_go_over_several_epochs() -> None:
     programs = [ADAM, SGD]
     curves = make_task("toy", "cpu").train_programs(programs, epochs=3)
     expected = [curve.step_losses.ravel()[:FIRST_STEPS].tolist() for curve in curves]
-    assert trained(first_losses("toy", "cpu", workers), programs) == expected
+    assert trained(first_losses("toy", "cpu", 1), programs) == expected
 
 
 def test_final_losses_are_means_of_the_last_epoch() -> None:
