@@ -1,4 +1,4 @@
-"""The command `nosbench compare`: what runs of several search methods show."""
+"""The command `nosbench compare`: a comparison of search methods by their runs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from nosbench_env.cli import completion
-from nosbench_env.cli.options import JsonOption, StoreOption, aligned, interruptible
+from nosbench_env.cli.options import JsonOption, StoreOption, aligned, counted_epochs, interruptible
 
 if TYPE_CHECKING:
-    from nosbench_env.comparison import Comparison, Method
+    from nosbench_env.comparison import Comparison, RunGroup
+    from nosbench_env.comparison.runs import Axis
     from nosbench_env.comparison.trade_offs import TradeOffs
 
-_FRONT_SHOWN = 20  # programs of the common front, on the terminal
+_FRONT_SHOWN = 20  # programs of the common front in the terminal
 
-# The command imports what needs torch when it runs, so that --help answers at once.
+# The command imports torch and its users when it runs, so that --help answers at once.
 
 
-class AxisName(StrEnum):
-    """What a budget counts."""
-
-    queries = "queries"
-    distinct = "distinct"
-    seconds = "seconds"
+AxisName = StrEnum("AxisName", ["queries", "distinct", "seconds"])
 
 
 def compare(
@@ -35,79 +31,78 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Run folders, of any number of methods and seeds.",
+            help="Run folders of any number of methods and seeds.",
             autocompletion=completion.run_folders,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the report goes, with its data and pictures.")] = Path("comparison"),
+    output: Annotated[Path, typer.Option(help="Folder for the report, its data and its plots.")] = Path("comparison"),
     x: Annotated[
         AxisName,
         typer.Option(
             "--x",
-            help="What the budget counts: `queries`, `distinct` programs, or simulated `seconds` of training. Curves "
-            "are drawn against all three.",
+            help="The unit of the budget: `queries`, `distinct` programs, or simulated `seconds` of training. Curves "
+            "are drawn over all three.",
         ),
     ] = AxisName.queries,
     budget: Annotated[
         float | None,
-        typer.Option(help="How much of each run the tables and tests look at. Default: all of the shortest."),
+        typer.Option(help="The part of each run that tables and tests use. Default: the length of the shortest."),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="`NAME=LABEL` gives the method NAME another name; may be given several times."),
+        typer.Option(help="`NAME=LABEL` renames the method NAME. Repeatable."),
     ] = None,
     reference: Annotated[
         str,
         typer.Option(
-            help="A known program to show beside them, or `none`. It is looked up in the store and never trained.",
+            help="A known program to show beside the methods, or `none`. It is looked up and never trained.",
             autocompletion=completion.reference_programs,
         ),
     ] = "AdamW",
     pareto: Annotated[
         bool,
-        typer.Option(
-            "--pareto", help="Also compare by loss and costs together: Pareto fronts, and the hypervolumes behind them."
-        ),
+        typer.Option("--pareto", help="Also compare by loss and costs: Pareto fronts and their hypervolumes."),
     ] = False,
     cost: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --pareto, what counts beside the loss: `memory` (floats of state per parameter), `operations` "
-            "(per parameter and step), `instructions`; may be given several times. Default: memory and operations."
+            help="With --pareto, a cost: `memory` (floats of state per parameter), `operations` (per parameter and "
+            "step), or `instructions`. Repeatable. Default: memory and operations."
         ),
     ] = None,
     reference_point: Annotated[
         str | None,
         typer.Option(
-            help="With --pareto, what hypervolumes are measured from: a loss and a number for each cost, such as "
-            "`1.5,4,20`. Default: a tenth beyond the worst of the common front."
+            help="With --pareto, the corner from which hypervolumes are measured: a loss and a number for each cost, "
+            "such as `1.5,4,20`. Default: a tenth beyond the worst of the common front."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    plots: Annotated[bool, typer.Option(help="Draw pictures; they need the extra `plot`.")] = True,
+    plot: Annotated[bool, typer.Option(help="Draw plots. Needs the extra `plot`.")] = True,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Compare also runs of different tasks, epochs, training seeds or identities, with a warning.",
+            help="Also compare runs of different tasks, epochs, training seeds or identities, with a warning.",
         ),
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares search methods by their runs: anytime curves, tables, rank tests, the best programs.
+    """Compares search methods by their runs: anytime curves, tables, rank tests, best programs.
 
-    Runs that differ in nothing but their seed are runs of one method. Run folders are only read, also while their
-    search goes on. Everything is written to a folder; `report.html` in it shows it all and can be passed on by itself.
+    Runs that differ only in their seed are runs of one method. Run folders are only read, also while their search is
+    running. Runs are truncated to the shortest one. Runs with different tasks, epochs, training seeds or identities are
+    rejected. All files are written to one folder; its `report.html` is self-contained.
 
     For example:
 
     * `nosbench compare runs/*`
-    * `nosbench compare runs/re-adamw-* runs/rs-* --x seconds --out report`
+    * `nosbench compare runs/re-adamw-* runs/rs-* --x seconds --output report`
     * `nosbench compare runs/* --label 'random search=RS' --budget 500`
     * `nosbench compare runs/* --pareto`
     """
-    with interruptible(lambda: "Interrupted; the run folders are as they were."):
+    with interruptible(lambda: "Interrupted. The run folders are unchanged."):
         from nosbench_env.comparison import compare as compare_runs
         from nosbench_env.comparison import group_runs, read_run
         from nosbench_env.comparison.reference import look_up
@@ -116,14 +111,14 @@ def compare(
         from nosbench_env.plotting import check_matplotlib
 
         if not pareto and (cost or reference_point is not None):
-            raise ValueError("--cost and --reference-point are for --pareto: add it, or leave them out")
+            raise ValueError("--cost and --reference-point need --pareto: add it, or leave them out")
         corner = None if reference_point is None else _numbers(reference_point)
-        if plots:
+        if plot:
             check_matplotlib()
         read = [read_run(folder) for folder in runs]
         comparison = compare_runs(
             read,
-            axis=x.value,
+            axis=cast("Axis", x.value),
             budget=budget,
             seed=seed,
             labels=_labels(label or [], group_runs(read)),
@@ -134,7 +129,7 @@ def compare(
             reference_point=corner,
             force=force,
         )
-        files = write_report(comparison, out, plots=plots)
+        files = write_report(comparison, output, plot=plot)
     if as_json:
         print(json.dumps(comparison.to_json(), allow_nan=False))
     else:
@@ -142,41 +137,40 @@ def compare(
         print(f"\nReport: {files[0]}")
 
 
-def _labels(options: Sequence[str], methods: Sequence[Method]) -> dict[str, str]:
-    """Labels by the names that the methods have; a name may hold an equals sign itself."""
+def _labels(options: Sequence[str], groups: Sequence[RunGroup]) -> dict[str, str]:
+    """Returns labels by the names of methods; a name may contain an equals sign."""
     labels = {}
-    names = sorted((method.label for method in methods), key=len, reverse=True)
+    names = sorted((group.label for group in groups), key=len, reverse=True)
     for option in options:
         name = next((name for name in names if option.startswith(f"{name}=")), None)
         label = option.removeprefix(f"{name}=").strip()
         if name is None or not label:
             raise ValueError(
                 f"--label must be NAME=LABEL with the name of a method, got {option!r}; "
-                f"there are {', '.join(repr(method.label) for method in methods)}"
+                f"there are {', '.join(repr(group.label) for group in groups)}"
             )
         labels[name] = label
     return labels
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers of a reference point."""
+    """Reads the numbers of a reference point."""
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"--reference-point must be numbers with commas, such as 1.5,4,20, got {text!r}") from None
+        raise ValueError(
+            f"--reference-point must be numbers separated by commas, such as 1.5,4,20, got {text!r}"
+        ) from None
 
 
 def _text(comparison: Comparison) -> str:
-    """The tables, for the terminal."""
+    """Returns the tables for the terminal."""
     from nosbench_env.comparison.comparison import spent
     from nosbench_env.comparison.report import interval_text, loss_text
     from nosbench_env.comparison.runs import shown
 
-    conditions = comparison.conditions
-    epochs = f"{conditions['epochs']} epoch{'s' * (conditions['epochs'] != 1)}"
-    title = (
-        f"Lowest losses within {spent(comparison.axis, comparison.budget)}, {shown(conditions['task'])} task, {epochs}"
-    )
+    budget, conditions = spent(comparison.axis, comparison.budget), comparison.conditions
+    title = f"Lowest losses within {budget}, {shown(conditions['task'])} task, {counted_epochs(conditions['epochs'])}"
     rows = [
         {
             "method": row["method"],
@@ -195,7 +189,7 @@ def _text(comparison: Comparison) -> str:
     if comparison.reference is not None and comparison.reference.loss is not None:
         parts.append(f"    {comparison.reference.name}, for reference: {loss_text(comparison.reference.loss)}")
     if comparison.pairs:
-        parts += ["", "Probability that a run of a ends lower than one of b; Mann-Whitney, with Holm's correction", ""]
+        parts += ["", "Probability that a run of a ends lower than a run of b; Mann-Whitney with Holm's correction", ""]
         parts.append(
             _columns(
                 [
@@ -219,8 +213,8 @@ def _text(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def _trade_offs(found: TradeOffs) -> list[str]:
-    """The tables of the trade-offs."""
+def _trade_offs(trade_offs: TradeOffs) -> list[str]:
+    """Returns the tables of the trade-offs."""
     from nosbench_env.comparison.report import interval_text, loss_text, point_text
     from nosbench_env.comparison.runs import shown
 
@@ -234,25 +228,25 @@ def _trade_offs(found: TradeOffs) -> list[str]:
             "programs on its front": str(row["front"]),
             "on the common front": str(row["reached"]),
         }
-        for row in found.table
+        for row in trade_offs.table
     ]
     front = [
-        {"loss": loss_text(one.entry.loss)}
-        | dict(zip(found.costs, (f"{cost:.0f}" for cost in one.point[1:]), strict=True))
-        | {"method": one.method, "query": f"{one.entry.number} in {shown(str(one.run.folder))}"}
-        for one in found.common[:_FRONT_SHOWN]
+        {"loss": loss_text(program.entry.loss)}
+        | dict(zip(trade_offs.costs, (f"{cost:.0f}" for cost in program.point[1:]), strict=True))
+        | {"method": program.method, "query": f"{program.entry.number} in {shown(str(program.run.folder))}"}
+        for program in trade_offs.common[:_FRONT_SHOWN]
     ]
-    limits = point_text(found.objectives, found.reference)
-    lines = [f"Hypervolumes of loss, {', '.join(found.costs)}, up to the point {limits}", "", _columns(table)]
+    limits = point_text(trade_offs.objectives, trade_offs.reference)
+    lines = [f"Hypervolumes of loss, {', '.join(trade_offs.costs)}, up to the point {limits}", "", _columns(table)]
     if front:
         lines += ["", "The common front", "", _columns(front)]
-    if len(found.common) > _FRONT_SHOWN:
-        lines.append(f"    and {len(found.common) - _FRONT_SHOWN} more, in fronts.csv")
+    if len(trade_offs.common) > _FRONT_SHOWN:
+        lines.append(f"    and {len(trade_offs.common) - _FRONT_SHOWN} more, in fronts.csv")
     return lines
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal names, in columns; texts to the left, numbers to the right."""
+    """Aligns rows of equal names, texts to the left and numbers to the right."""
     lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
     left = [place for place, name in enumerate(rows[0]) if name in ("method", "a", "b", "query")]
     return "\n".join(aligned(lines, left))

@@ -1,6 +1,6 @@
-"""Shell completion: what arguments and options of `nosbench` can be, for typer's `autocompletion=`.
+"""Shell completion of the arguments and options of `nosbench`, for typer's `autocompletion=`.
 
-Each function takes what has been typed of a word and gives words; typer keeps those that begin so, and where none does
+Each function takes the beginning of a word and returns words. Typer keeps those with this beginning; where none has it,
 the shell offers files. Nothing here imports torch: a shell waits for the answer at every press of the key.
 """
 
@@ -15,72 +15,72 @@ from nosbench_env.language.draft import CONSTRAINTS
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 from nosbench_env.tasks import TASKS
 
-_RUNS = "runs/"  # where searches keep their folders unless told otherwise
+_RUNS = "runs/"  # the default place of run folders
 
 
 def programs(incomplete: str) -> list[str]:
-    """The known programs, in any case as the commands take them, and the best programs of runs."""
+    """Completes known programs, in any case, and the best programs of runs."""
     return _known(KNOWN_PROGRAMS, incomplete) + [f"{run}/best.txt" for run in _runs(incomplete, "best.txt")]
 
 
 def baselines(incomplete: str) -> list[str]:
-    """The baselines and their groups."""
+    """Completes baselines and their groups."""
     return _known([*BASELINES, *GROUPS], incomplete)
 
 
 def candidates(incomplete: str) -> list[str]:
-    """What can be trained with: baselines, the known programs among them, and the best programs of runs."""
+    """Completes baselines, the known programs among them, and run folders with a best program."""
     return _known(BASELINES, incomplete) + _runs(incomplete, "best.txt")
 
 
 def start_programs(incomplete: str) -> list[str]:
-    """What evolution can start from."""
+    """Completes the start of evolution."""
     return [*programs(incomplete), "random"]
 
 
 def reference_programs(incomplete: str) -> list[str]:
-    """What a comparison can be shown beside."""
+    """Completes the reference of a comparison."""
     return [*_known(KNOWN_PROGRAMS, incomplete), "none"]
 
 
 def run_folders(incomplete: str) -> list[str]:
-    """The run folders in `runs`, or beside what has been typed."""
+    """Completes run folders, in `runs` or in the folder typed."""
     return _runs(incomplete, "history.jsonl")
 
 
 def tasks() -> list[str]:
-    """The tasks by name."""
+    """Returns the names of the tasks."""
     return list(TASKS)
 
 
 def devices() -> list[str]:
-    """`auto`, `cpu`, and the GPUs that the system shows; whether torch can use them is seen when the command runs."""
+    """Returns `auto`, `cpu` and the GPUs of the system, usable by torch or not."""
     gpus = sorted(int(node.name[6:]) for node in Path("/dev").glob("nvidia[0-9]*") if node.name[6:].isdigit())
     return ["auto", "cpu", "cuda", *(f"cuda:{number}" for number in gpus)]
 
 
 def arithmetics() -> list[str]:
-    """The precisions of training."""
+    """Returns the precisions of training."""
     return ["float32", "tf32"]
 
 
 def identities() -> list[str]:
-    """The ways to tell which programs share a result."""
+    """Returns the identities."""
     return list(IDENTITIES)
 
 
 def constraints() -> list[str]:
-    """The constraints of a search space."""
+    """Returns the constraints of a search space."""
     return list(CONSTRAINTS)
 
 
 def _known(names: Iterable[str], incomplete: str) -> list[str]:
-    """Names, going on from what has been typed in any case: `adamW` after `ad`."""
+    """Completes a name, keeping the case of the part typed: `adamW` after `ad`."""
     return [incomplete + name[len(incomplete) :] for name in names if name.lower().startswith(incomplete.lower())]
 
 
 def _runs(incomplete: str, file: str) -> list[str]:
-    """The folders that hold `file`, in `runs` or in the folder that has been typed."""
+    """Returns the folders that hold `file`, in `runs` or in the folder typed."""
     typed, slash, _ = incomplete.rpartition("/")
     parent = typed + slash or _RUNS
     try:

@@ -1,4 +1,4 @@
-"""What `nosbench doctor` checks: that an installation is complete and computes what it should."""
+"""The checks of `nosbench doctor`: an installation is complete, and its results are right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -17,6 +16,7 @@ from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 from nosbench_env.oracles.oracle import Oracle
 from nosbench_env.store import ResultStore, StoreError
 from nosbench_env.tasks import make_task
+from nosbench_env.versions import UNKNOWN, installed_version
 
 _PACKAGES = ("nosbench_env", "torch", "gymnasium", "numpy", "stable-baselines3", "pfns", "sqlalchemy", "llvmlite")
 _PAPER_PROXY_ADAMW = 0.3858461759  # the proxy value of AdamW in the paper's code
@@ -24,18 +24,18 @@ _PAPER_PROXY_ADAMW = 0.3858461759  # the proxy value of AdamW in the paper's cod
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing examined: `ok` or not, and what was found."""
+    """The outcome of one check."""
 
-    what: str
+    check: str
     ok: bool
-    found: str
+    result: str
 
 
 def examine(store: str | None = None) -> list[Finding]:
-    """Looks at versions, devices and the store, and runs small checks; takes a few seconds.
+    """Checks versions, devices, the store and small trainings, in a few seconds.
 
     Args:
-        store: Location of the store, as for `ResultStore`. It is made if it does not exist.
+        store: Location of the store, as for `ResultStore`. A missing store is created.
     """
     findings = [Finding("python", True, platform.python_version())]
     findings += [_version(package) for package in _PACKAGES]
@@ -45,24 +45,22 @@ def examine(store: str | None = None) -> list[Finding]:
     ] or [Finding("gpu", True, "none that torch can use; trainings run on the CPU")]
     findings.append(_check("store", partial(_store, store)))
     findings.append(_check("optimizer", _optimizer))
-    findings.append(_check("compiled", _compiled))
+    findings.append(_check("fused", _fused))
     findings.append(_check("fingerprint", _fingerprint))
     findings.append(_check("training", _training))
     return findings
 
 
 def _version(package: str) -> Finding:
-    try:
-        return Finding(package, True, version(package))
-    except PackageNotFoundError:
-        return Finding(package, False, "not installed")
+    version = installed_version(package)
+    return Finding(package, version != UNKNOWN, "not installed" if version == UNKNOWN else version)
 
 
-def _check(what: str, check: Callable[[], str]) -> Finding:
+def _check(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, check())
+        return Finding(name, True, check())
     except (ValueError, RuntimeError, StoreError) as error:
-        return Finding(what, False, str(error))
+        return Finding(name, False, str(error))
 
 
 def _store(location: str | None) -> str:
@@ -71,7 +69,7 @@ def _store(location: str | None) -> str:
 
 
 def _optimizer() -> str:
-    """The AdamW program against torch's AdamW, on the toy task."""
+    """Compares the AdamW program with torch's AdamW on the toy task."""
     task = make_task("toy", "cpu")
     ours = task.train(partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"]), epochs=2)
     torchs = task.train(partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2), epochs=2)
@@ -81,8 +79,8 @@ def _optimizer() -> str:
     return f"the AdamW program follows torch.optim.AdamW (losses differ by at most {difference:.0e})"
 
 
-def _compiled() -> str:
-    """The AdamW program compiled against the same not compiled, on the device that trainings take."""
+def _fused() -> str:
+    """Compares the fused AdamW program with the plain one, on the device of trainings."""
     task = make_task("toy", "auto")
     curves = [
         task.train(partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"], fused=fused), epochs=2)
@@ -90,8 +88,8 @@ def _compiled() -> str:
     ]
     difference = float(abs(curves[0].step_losses - curves[1].step_losses).max())
     if not difference < 1e-5:
-        raise ValueError(f"compiled, the AdamW program gives losses that differ by {difference:.1e}")
-    return f"compiled programs work on {task.device} (losses differ by at most {difference:.0e})"
+        raise ValueError(f"the fused AdamW program gives losses that differ from the plain one's by {difference:.1e}")
+    return f"fused programs work on {task.device} (losses differ by at most {difference:.0e})"
 
 
 def _fingerprint() -> str:
@@ -106,5 +104,5 @@ def _training() -> str:
     trained = oracle.query(KNOWN_PROGRAMS["AdamW"], epochs=1)
     again = oracle.query(KNOWN_PROGRAMS["AdamW"], epochs=1)
     if trained.hit or not again.hit or trained.loss != again.loss:
-        raise ValueError(f"asking twice gave {trained.loss} and {again.loss}")
+        raise ValueError(f"two queries of one program gave {trained.loss} and {again.loss}")
     return f"the toy task trains on {oracle.task.device}, and the second query is a hit"

@@ -11,11 +11,11 @@ import typer
 from nosbench_env.cli.arguments import read_program
 from nosbench_env.cli.options import ProgramArgument
 
-# The command imports torch and what needs it when it runs, so that --help answers at once.
+# The command imports torch when it runs, so that --help answers at once.
 
 
 class Target(StrEnum):
-    """What a program can be written as."""
+    """The forms of an exported program."""
 
     torch = "torch"
     optax = "optax"
@@ -29,22 +29,20 @@ def export(
     to: Annotated[
         Target,
         typer.Option(
-            help="`torch`: a file with a torch.optim.Optimizer, which needs torch alone. `optax`: the same for JAX. "
-            "`latex`: pseudocode as in the paper. `json`: for `nosbench evaluate`. `python`: a step to change by hand, "
-            "which `nosbench evaluate` reads, too."
+            help="`torch`: a file with a torch.optim.Optimizer that needs only torch. `optax`: the same for JAX. "
+            "`latex`: pseudocode as in the paper. `json`: data. `python`: a step to edit by hand. `nosbench evaluate` "
+            "reads the last two."
         ),
     ] = Target.torch,
     output: Annotated[Path | None, typer.Option(help="The file to write. Default: print it.")] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The class or the caption. Default: its known name, if it has one."),
+        typer.Option(help="Name of the class, or the caption. Default: the program's known name, if any."),
     ] = None,
-    standalone: Annotated[
-        bool, typer.Option("--standalone", help="With `latex`: a document that compiles by itself.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")] = False,
+    standalone: Annotated[bool, typer.Option("--standalone", help="With `latex`: write a complete document.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Writes a program as code for your own training, as pseudocode, or as data.
+    """Exports a program as code for your own training, as pseudocode, or as data.
 
     For example:
 
@@ -54,7 +52,7 @@ def export(
     """
     if standalone and to is not Target.latex:
         raise ValueError(f"--standalone is for --to latex, got --to {to}")
-    found = read_program(program)
+    exported = read_program(program)
     if output is not None and output.exists() and not force:
         raise ValueError(f"{output} exists; --force overwrites it")
     from nosbench_env.export import to_json, to_latex, to_optax, to_python, to_torch
@@ -63,15 +61,15 @@ def export(
     title = name or known_name(program)
     match to:
         case Target.torch:
-            text = to_torch(found, name)
+            text = to_torch(exported, name)
         case Target.optax:
-            text = to_optax(found, name)
+            text = to_optax(exported, name)
         case Target.latex:
-            text = to_latex(found, title, standalone=standalone)
+            text = to_latex(exported, title, standalone=standalone)
         case Target.json:
-            text = to_json(found, title)
+            text = to_json(exported, title)
         case Target.python:
-            text = to_python(found)
+            text = to_python(exported)
     if output is None:
         print(text, end="")
         return

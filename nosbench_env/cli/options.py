@@ -1,12 +1,14 @@
-"""What the commands of the command line share: options, exit codes, and what Ctrl-C does."""
+"""Options, exit codes and the handling of Ctrl-C, shared by all commands."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,16 +25,17 @@ ProgramArgument = Annotated[
     str,
     typer.Argument(
         metavar="PROGRAM",
-        help=f"One of {', '.join(KNOWN_PROGRAMS)}; or a program's text, such as 'r9 = mul(grad, 0.01)'; "
-        "or a file that holds its text or JSON form, or, as .py, a step in Python.",
+        help=f"A known program ({', '.join(KNOWN_PROGRAMS)}); a program's text, such as 'r9 = mul(grad, 0.01)'; "
+        "or a file with its text, its JSON form, or, as .py, a step in Python.",
         autocompletion=completion.programs,
     ),
 ]
 TaskOption = Annotated[
     str,
     typer.Option(
-        help="`pfn`, the paper's task; `toy`, which takes less than a second; `mlp`, a deep classifier of "
-        "digits, cross-validated; `mlp-breast-cancer`, `mlp-iris`, `mlp-wine`, `mlp-openml-ID` on other data.",
+        help="`pfn` (the paper's task), `toy` (trains in under a second), `mlp` (a deep classifier of digits, "
+        "cross-validated), or the classifier on other data: `mlp-breast-cancer`, `mlp-iris`, `mlp-wine`, "
+        "`mlp-openml-ID`.",
         autocompletion=completion.tasks,
     ),
 ]
@@ -42,44 +45,44 @@ EpochsOption = Annotated[
 ArithmeticOption = Annotated[
     str,
     typer.Option(
-        help="`float32`, or `tf32`: faster on a GPU, less exact, with results of its own.",
+        help="`float32`, or `tf32`: faster on a GPU and less exact. Results of the two are kept apart.",
         autocompletion=completion.arithmetics,
     ),
 ]
 IdentityOption = Annotated[
     str,
     typer.Option(
-        help="Which programs share a result: `fingerprint` (those that do the same on the task's probe), `canonical` "
-        "(only those that are the same for certain) or `paper` (those that the paper's proxy can't tell apart).",
+        help="Programs that share a result: `fingerprint` (equal on the task's probe), `canonical` (equal for certain) "
+        "or `paper` (equal on the paper's proxy).",
         autocompletion=completion.identities,
     ),
 ]
 ShippedOption = Annotated[
     bool,
-    typer.Option(" /--no-shipped", show_default=False, help="Leave aside the results that come with the package."),
+    typer.Option(" /--no-shipped", show_default=False, help="Ignore the results that come with the package."),
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(help="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`.", autocompletion=completion.devices),
+    typer.Option(help="`auto` (a GPU if available), `cpu`, `cuda` or `cuda:N`.", autocompletion=completion.devices),
 ]
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        help="Where results are kept: a file, `sqlite:///file`, or `postgresql://user@host/database`. "
+        help="The result store: a file, `sqlite:///file`, or `postgresql://user@host/database`. "
         "Default: the environment variable NOSBENCH_STORE, or a file in the user's cache folder."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def on_terminal() -> bool:
-    """Whether progress is seen by somebody; in a log, a bar would be drawn over and over."""
+    """Returns True if standard error is a terminal, where a progress bar can be redrawn."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
-    """Cells in columns, indented: to the left in those columns, to the right in all others."""
+    """Aligns cells in indented columns, to the right except in the columns `left`."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "    "
@@ -91,9 +94,35 @@ def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[
     ]
 
 
+def counted_epochs(count: int) -> str:
+    """Returns "1 epoch", "2 epochs" and so on."""
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Spreads a command's parameter `options`, a dataclass, into one option for each of its fields.
+
+    Typer reads options from a signature. So commands that share many can name them once, in a dataclass.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    options = signature.parameters["options"].annotation
+    shared = inspect.signature(options, eval_str=True).parameters.values()
+    own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
+
+    @functools.wraps(command)
+    def spread(**values: Any) -> None:
+        taken = {parameter.name: values.pop(parameter.name) for parameter in shared}
+        command(options=options(**taken), **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
+    spread.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return spread
+
+
 @contextmanager
 def interruptible(message: Callable[[], str]) -> Iterator[None]:
-    """Ends the command with a message on Ctrl-C; pressing it again does no harm."""
+    """Ends the command with a message on Ctrl-C; a second Ctrl-C is ignored."""
     try:
         yield
     except KeyboardInterrupt:
@@ -111,8 +140,8 @@ def make_oracle(
     shipped: bool,
     workers: int | None = None,
 ) -> Oracle:
-    """The oracle that the options ask for."""
+    """Makes the oracle for a command's options."""
     from nosbench_env.oracles.oracle import Oracle
 
-    known = cast("Identity", identity)  # it says so if it is not
-    return Oracle(task, store, device, known, workers, arithmetic, shipped)
+    checked = cast("Identity", identity)  # the oracle checks it
+    return Oracle(task, store, device, checked, workers, arithmetic, shipped)

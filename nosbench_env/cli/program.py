@@ -1,12 +1,13 @@
-"""The commands `nosbench program`: what a program is made of, which of it matters, and whether it can be tuned."""
+"""The commands `nosbench program`: shortening, ablation, sweeps, tuning and cost of one program."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,281 +28,252 @@ from nosbench_env.cli.options import (
     interruptible,
     make_oracle,
     on_terminal,
+    with_options,
 )
 from nosbench_env.cli.program_cost import cost
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 
 if TYPE_CHECKING:
+    from nosbench_env.oracles.oracle import Oracle
     from nosbench_env.postprocessing import Ablation, Evaluator, Shortening, Sweep, Tuning
 
-# The commands import torch and what needs it when they run, so that --help answers at once.
+# The commands import torch when they run, so that --help answers at once.
 
 program_app = typer.Typer(
     name="program",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Look closer at one program: what of it matters, and how finely it is tuned.",
+    help="Analyses one program: its parts, its constants and its cost.",
     rich_markup_mode="markdown",
 )
 
-SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds to train with: 0, 1, ...")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Number of training seeds: 0, 1, ...")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(help="Processes that train, on the CPU. Default: one for each core. 1 trains in this process."),
+    typer.Option(help="Processes that train on the CPU. Default: one for each core; 1 trains in this process."),
 ]
-OutOption = Annotated[
+OutputOption = Annotated[
     Path | None,
-    typer.Option(help="Where data and picture go. Default: postprocessing/, named after program, task and epochs."),
+    typer.Option(
+        help="Folder for data and plots. Default: one in postprocessing/, named after program, task and epochs."
+    ),
 ]
-PlotsOption = Annotated[bool, typer.Option(help="Draw a picture; it needs the extra `plot`.")]
+PlotOption = Annotated[bool, typer.Option(help="Draw a plot. Needs the extra `plot`.")]
 FactorOption = Annotated[
-    list[float] | None, typer.Option(help="A factor to try; may be given several times, and replaces all others but 1.")
+    list[float] | None, typer.Option(help="A factor to try; may be repeated. Replaces the default factors, except 1.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramOptions:
+    """The options of all commands that train variants of a program."""
+
+    program: ProgramArgument
+    task: TaskOption = "pfn"
+    epochs: EpochsOption = None
+    seeds: SeedsOption = 3
+    workers: WorkersOption = None
+    device: DeviceOption = "auto"
+    store: StoreOption = None
+    shipped: ShippedOption = True
+    output: OutputOption = None
+    as_json: JsonOption = False
+    quiet: QuietOption = False
 
 
 @program_app.callback()
 def _program() -> None:
-    """Look closer at one program: what of it matters, and how finely it is tuned."""
+    """Analyses one program: its parts, its constants and its cost."""
 
 
 program_app.command()(cost)
 
 
 @program_app.command()
-def simplify(
-    program: ProgramArgument,
-    task: TaskOption = "pfn",
-    epochs: EpochsOption = None,
-    seeds: SeedsOption = 3,
+@with_options
+def shorten(
+    options: ProgramOptions,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Also take out what raises the mean loss by no more than this: an approximation."),
+        typer.Option(help="Also remove instructions that raise the mean loss by at most this: an approximation."),
     ] = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = None,
-    shipped: ShippedOption = True,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Takes out what a program does not need, and says of each part how that is known.
+    """Removes the instructions that a program does not need, each with its proof.
 
-    In this order: what falls away for certain, by the canonical form; instructions without which the fingerprint on the
-    task is the same, which is then proven by training (losses equal to the last bit, or as near as rounding explains);
-    with --tolerance, what changes the loss by little.
+    First go instructions that certainly make no difference, by the canonical form. Then go those without which the
+    fingerprint on the task stays the same; training proves it (losses equal to the last bit, or as near as rounding
+    explains). With --tolerance, instructions that change the loss little go too.
 
     For example:
 
-    * `nosbench program simplify Incumbent --epochs 1`
-    * `nosbench program simplify runs/my-run/best.txt --task toy --tolerance 0.01`
+    * `nosbench program shorten Incumbent --epochs 1`
+    * `nosbench program shorten runs/my-run/best.txt --task toy --tolerance 0.01`
     """
-    with _looking(program, task, epochs, seeds, workers, device, store, shipped, out, as_json or quiet) as look:
-        from nosbench_env.postprocessing import shorten
+    with _looking(options) as look:
+        from nosbench_env.postprocessing import shorten as shorten_program
 
-        found = shorten(look.program, look.evaluator("canonical"), tolerance)
-        look.write("simplification", found.to_json(), as_json)
-    if not as_json:
-        print(_shortening_text(found, look, tolerance))
+        shortening = shorten_program(look.program, look.evaluator("canonical"), tolerance)
+        look.write("shortening", shortening.to_json())
+    if not options.as_json:
+        print(_shortening_text(shortening, look, tolerance))
 
 
 @program_app.command()
+@with_options
 def ablate(
-    program: ProgramArgument,
-    task: TaskOption = "pfn",
-    epochs: EpochsOption = None,
-    seeds: SeedsOption = 3,
-    workers: WorkersOption = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = None,
-    shipped: ShippedOption = True,
-    out: OutOption = None,
-    plots: PlotsOption = True,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    options: ProgramOptions,
+    plot: PlotOption = True,
 ) -> None:
-    """Takes each instruction out, and tells by how much the loss changes without it.
+    """Measures the change of the loss without each instruction.
 
-    Each of its inputs stands for its value once, and it is left out once; what does least harm is what the instruction
-    is measured by. Changes are differences between trainings of one seed; ± is the 95 % interval of their mean.
+    Each of its inputs replaces its value once, and it is left out once; the least harmful variant counts. Changes are
+    differences between trainings of one seed; ± is the 95 % interval of their mean.
 
     For example:
 
     * `nosbench program ablate AdamW --task toy`
-    * `nosbench program ablate Incumbent --epochs 2 --seeds 2 --no-plots`
+    * `nosbench program ablate Incumbent --epochs 2 --seeds 2 --no-plot`
     """
-    with _looking(program, task, epochs, seeds, workers, device, store, shipped, out, as_json or quiet, plots) as look:
+    with _looking(options, plot) as look:
+        from nosbench_env.plotting import save
         from nosbench_env.postprocessing import ablate as ablate_program
-        from nosbench_env.postprocessing.pictures import draw_ablation
+        from nosbench_env.postprocessing.plots import plot_ablation
 
-        found = ablate_program(look.program, look.evaluator())
-        if plots and found.effects:
-            draw_ablation(found, look.picture("ablation"), f"{look.title}: without each instruction")
-        look.write("ablation", found.to_json(), as_json)
-    if not as_json:
-        print(_ablation_text(found, look))
+        ablation = ablate_program(look.program, look.evaluator())
+        if plot and ablation.effects:
+            save(plot_ablation(ablation, f"{look.title}: without each instruction"), look.plot_file("ablation"))
+        look.write("ablation", ablation.to_json())
+    if not options.as_json:
+        print(_ablation_text(ablation, look))
 
 
 @program_app.command()
+@with_options
 def sensitivity(
-    program: ProgramArgument,
-    task: TaskOption = "pfn",
-    epochs: EpochsOption = None,
-    seeds: SeedsOption = 3,
+    options: ProgramOptions,
     factor: FactorOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = None,
-    shipped: ShippedOption = True,
-    out: OutOption = None,
-    plots: PlotsOption = True,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    plot: PlotOption = True,
 ) -> None:
-    """Multiplies each constant, wherever one is read, by 0.1, 0.3, 3 and 10, and tells what becomes of the loss.
+    """Measures the loss with each constant multiplied by 0.1, 0.3, 3 and 10.
 
-    That is a training for each constant, factor and seed.
+    Each use of a constant is a constant of its own. There is a training for each constant, factor and seed.
 
     For example:
 
     * `nosbench program sensitivity AdamW --task toy`
     * `nosbench program sensitivity Incumbent --epochs 1 --factor 0.5 --factor 2`
     """
-    with _looking(program, task, epochs, seeds, workers, device, store, shipped, out, as_json or quiet, plots) as look:
+    with _looking(options, plot) as look:
+        from nosbench_env.plotting import save
         from nosbench_env.postprocessing import sensitivity as sweep_constants
-        from nosbench_env.postprocessing.pictures import draw_sweeps
+        from nosbench_env.postprocessing.plots import plot_sweeps
         from nosbench_env.postprocessing.sensitivity import CONSTANT_FACTORS
 
-        found = sweep_constants(look.program, look.evaluator(), factor or CONSTANT_FACTORS)
-        if plots and found:
-            draw_sweeps(look.program, found, look.picture("sensitivity"), f"{look.title}: each constant, multiplied")
-        look.write("sensitivity", {"sweeps": [sweep.to_json() for sweep in found]}, as_json)
-    if not as_json:
-        print(_sweeps_text(found, look))
+        sweeps = sweep_constants(look.program, look.evaluator(), factor or CONSTANT_FACTORS)
+        if plot and sweeps:
+            save(
+                plot_sweeps(look.program, sweeps, f"{look.title}: each constant, multiplied"),
+                look.plot_file("sensitivity"),
+            )
+        look.write("sensitivity", {"sweeps": [sweep.to_json() for sweep in sweeps]})
+    if not options.as_json:
+        print(_sweeps_text(sweeps, look))
 
 
 @program_app.command()
+@with_options
 def lr(
-    program: ProgramArgument,
-    task: TaskOption = "pfn",
-    epochs: EpochsOption = None,
-    seeds: SeedsOption = 3,
+    options: ProgramOptions,
     factor: FactorOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = None,
-    shipped: ShippedOption = True,
-    out: OutOption = None,
-    plots: PlotsOption = True,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    plot: PlotOption = True,
 ) -> None:
-    """Multiplies the program's update by 0.01 to 100, and tells whether its own learning rate is a good one.
+    """Measures the loss with the update multiplied by 0.01 to 100.
 
     For example:
 
     * `nosbench program lr AdamW --task toy`
     * `nosbench program lr 'r9 = mul(grad, 0.01)' --task toy --factor 0.5 --factor 2`
     """
-    with _looking(program, task, epochs, seeds, workers, device, store, shipped, out, as_json or quiet, plots) as look:
+    with _looking(options, plot) as look:
+        from nosbench_env.plotting import save
         from nosbench_env.postprocessing import lr_scale
-        from nosbench_env.postprocessing.pictures import draw_sweeps
+        from nosbench_env.postprocessing.plots import plot_sweeps
         from nosbench_env.postprocessing.sensitivity import LR_FACTORS
 
-        found = lr_scale(look.program, look.evaluator(), factor or LR_FACTORS)
-        if plots:
-            draw_sweeps(look.program, [found], look.picture("lr"), f"{look.title}: the update, multiplied")
-        look.write("lr", found.to_json() | {"reading": _lr_reading(found)}, as_json)
-    if not as_json:
-        print(_lr_text(found, look))
+        sweep = lr_scale(look.program, look.evaluator(), factor or LR_FACTORS)
+        if plot:
+            save(plot_sweeps(look.program, [sweep], f"{look.title}: the update, multiplied"), look.plot_file("lr"))
+        look.write("lr", sweep.to_json() | {"reading": _lr_reading(sweep)})
+    if not options.as_json:
+        print(_lr_text(sweep, look))
 
 
 @program_app.command()
+@with_options
 def tune(
-    program: ProgramArgument,
-    task: TaskOption = "pfn",
-    epochs: EpochsOption = None,
-    seeds: SeedsOption = 3,
+    options: ProgramOptions,
     test_seeds: Annotated[
-        int, typer.Option(min=1, help="How many further seeds to compare the result by, which tuning does not see.")
+        int, typer.Option(min=1, help="Number of further seeds that judge the result and take no part in tuning.")
     ] = 3,
-    trials: Annotated[int, typer.Option(min=1, help="Values to try, the program's own included.")] = 50,
-    reach: Annotated[float, typer.Option(help="Constants stay within this factor of the program's.")] = 10.0,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try, the program's own included.")] = 50,
+    reach: Annotated[float, typer.Option(help="Largest factor between a tuned constant and the program's.")] = 10.0,
     use: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tune only this constant, as LINE.INPUT, both counted from 1; may be given several times. "
-            "Default: all."
+            help="Tune only this constant, as LINE.INPUT, both counted from 1; may be repeated. Default: all."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler.")] = 0,
-    workers: WorkersOption = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = None,
-    shipped: ShippedOption = True,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Tunes the program's constants with Optuna, and compares the result with the program at seeds of its own.
+    """Tunes the constants with Optuna and compares the result with the program at further seeds.
 
-    The constants become any numbers, so the result is no program of the search space; its JSON form in tuning.json
-    is what `TunedProgram.from_json` reads. It needs the extra `tune`. Ctrl-C loses nothing finished; the same command
-    goes on, and a greater --trials prolongs it.
+    Tuned constants can be any numbers, so the result is no program of the search space; `TunedProgram.from_json` reads
+    its JSON form in tuning.json. The command needs the extra `tune`. Ctrl-C keeps finished trials; the same command
+    continues, and a greater --trials extends it.
 
     For example:
 
     * `nosbench program tune AdamW --task toy --trials 30`
     * `nosbench program tune Incumbent --epochs 1 --seeds 2 --use 5.2 --use 11.1`
     """
-    with _looking(program, task, epochs, seeds, workers, device, store, shipped, out, as_json or quiet) as look:
+    with _looking(options) as look:
         from nosbench_env.candidates.tuned_program import ConstantUse
         from nosbench_env.postprocessing import tune as tune_constants
         from nosbench_env.postprocessing.tuning import check_optuna
 
         check_optuna()
-        found = tune_constants(
+        tuning = tune_constants(
             look.program,
             look.evaluator(),
-            range(seeds, seeds + test_seeds),
+            range(options.seeds, options.seeds + test_seeds),
             trials=trials,
             reach=reach,
             uses=[ConstantUse.parse(text) for text in use] if use else None,
             seed=seed,
             storage=look.folder / "tuning.journal",
         )
-        look.write("tuning", found.to_json(), as_json)
-    if not as_json:
-        print(_tuning_text(found, look))
+        look.write("tuning", tuning.to_json())
+    if not options.as_json:
+        print(_tuning_text(tuning, look))
 
 
 class _Look:
-    """A program being looked at: how it is evaluated, and where what is found goes."""
+    """A program under study: its evaluator, and the folder for data and plots."""
 
-    def __init__(
-        self,
-        program: str,
-        task: str,
-        epochs: int | None,
-        seeds: int,
-        oracle: Callable[..., Any],
-        out: Path | None,
-        bar: tqdm[Any],
-    ) -> None:
+    def __init__(self, options: ProgramOptions, bar: tqdm[Any]) -> None:
         from nosbench_env.execution.settings import check_epochs
 
-        self.program = read_program(program)
-        self._oracle, self._bar, self.seeds = oracle, bar, range(seeds)
-        known = {known: name for name, known in KNOWN_PROGRAMS.items()}
-        self._name = known.get(self.program)
-        self.epochs = check_epochs(epochs) or oracle("fingerprint").task.default_epochs
-        self.task = task
+        self.program = read_program(options.program)
+        self.task, self.seeds = options.task, range(options.seeds)
+        self._options, self._bar = options, bar
+        self._name = next((name for name, known in KNOWN_PROGRAMS.items() if known == self.program), None)
+        self.epochs = check_epochs(options.epochs) or self._oracle("fingerprint").task.default_epochs
         label = self._name.lower() if self._name else hashlib.sha256(str(self.program).encode()).hexdigest()[:8]
-        self.folder = out or Path("postprocessing") / f"{label}-{task}-e{self.epochs}"
+        self.folder = options.output or Path("postprocessing") / f"{label}-{self.task}-e{self.epochs}"
 
     @property
     def title(self) -> str:
-        """What is looked at, and how."""
+        """The program, the task, and the length and seeds of its trainings."""
         last = self.seeds[-1]
         return (
             f"{self._name or f'A program of {len(self.program)} instructions'}, {self.task} task, "
@@ -309,7 +281,7 @@ class _Look:
         )
 
     def evaluator(self, identity: str = "fingerprint") -> Evaluator:
-        """What trains, and shows how far it is."""
+        """Returns an evaluator that shows its progress."""
         from nosbench_env.postprocessing import Evaluator
 
         def show(done: int, asked: int) -> None:
@@ -318,83 +290,75 @@ class _Look:
 
         return Evaluator(self._oracle(identity), self.epochs, self.seeds, show)
 
-    def picture(self, name: str) -> Path:
-        """Where a picture goes."""
+    def plot_file(self, name: str) -> Path:
+        """Returns the file of a plot, in a folder that exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"{name}.png"
 
-    def write(self, name: str, data: dict[str, Any], as_json: bool) -> None:
-        """Writes what was found to the folder, and prints it if it is asked for as JSON."""
+    def write(self, name: str, data: dict[str, Any]) -> None:
+        """Writes data to the folder, and prints them where JSON is asked for."""
         asked = {"program": self.program.to_json(), "task": self.task, "epochs": self.epochs, "seeds": [*self.seeds]}
         text = json.dumps(asked | data, allow_nan=False)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        if as_json:
+        if self._options.as_json:
             self._bar.close()
             print(text)
 
+    def _oracle(self, identity: str) -> Oracle:
+        options = self._options
+        return make_oracle(
+            options.task, options.store, options.device, "float32", identity, options.shipped, options.workers
+        )
+
 
 @contextmanager
-def _looking(
-    program: str,
-    task: str,
-    epochs: int | None,
-    seeds: int,
-    workers: int | None,
-    device: str,
-    store: str | None,
-    shipped: bool,
-    out: Path | None,
-    silent: bool,
-    plots: bool = False,
-) -> Iterator[_Look]:
-    """What all these commands begin with, and end with."""
-    with interruptible(lambda: "Stopped; trainings that were finished are kept. To go on, run the same command again."):
+def _looking(options: ProgramOptions, plot: bool = False) -> Iterator[_Look]:
+    """Opens a program under study, with a progress bar, until Ctrl-C."""
+    with interruptible(lambda: "Stopped. Finished trainings are kept. Run the same command again to continue."):
         from nosbench_env.plotting import check_matplotlib
 
-        if plots:
+        if plot:
             check_matplotlib()
-
-        def oracle(identity: str) -> Any:
-            return make_oracle(task, store, device, "float32", identity, shipped, workers)
-
-        with tqdm(total=0, unit="training", leave=False, disable=silent or not on_terminal()) as bar:
-            yield _Look(program, task, epochs, seeds, oracle, out, bar)
+        silent = options.as_json or options.quiet or not on_terminal()
+        with tqdm(total=0, unit="training", leave=False, disable=silent) as bar:
+            yield _Look(options, bar)
 
 
-def _shortening_text(found: Shortening, look: _Look, tolerance: float | None) -> str:
+def _shortening_text(shortening: Shortening, look: _Look, tolerance: float | None) -> str:
     lines = [
         look.title,
         "",
-        f"{len(found.original):>4} instructions as written",
-        f"{len(found.canonical):>4} make a difference; the rest falls away for certain (canonical form)",
+        f"{len(shortening.original):>4} instructions as written",
+        f"{len(shortening.canonical):>4} make a difference; the rest certainly makes none (canonical form)",
     ]
-    if found.behaviour != "ok":
-        lines.append(f"     The probe shows that training diverges ({found.behaviour}): no more can be told apart.")
-    elif found.training is not None:
+    if shortening.behaviour != "ok":
+        lines.append(f"     The probe shows that training diverges ({shortening.behaviour}): no more can be removed.")
+    elif shortening.training is not None:
         lines.append(
-            f"{len(found.probed):>4} give the same fingerprint, and in training losses {_proof_text(found.training)}:"
+            f"{len(shortening.probed):>4} give the same fingerprint, and in training losses "
+            f"{_proof_text(shortening.training)}:"
         )
-        lines += _step_lines(found)
+        lines += _step_lines(shortening)
     else:
-        lines.append("     Without any other the fingerprint on the task differs, or training does.")
-    for step, proof in reversed(found.refused):
+        lines.append("     Without any further instruction the fingerprint or the training differs.")
+    for step, proof in reversed(shortening.refused):
         lines.append(f"     kept though the fingerprint is the same without it: {step.replacement.instruction}")
         lines.append(f"         in training losses {_proof_text(proof)}")
     if tolerance is not None:
         lines.append(
-            f"{len(found.approximated):>4} left approximately: not equal, the loss at most {tolerance:g} higher"
+            f"{len(shortening.approximated):>4} left approximately: not equal, the loss at most {tolerance:g} higher"
         )
         lines += [
             f"         {step.replacement.instruction}  ->  {step.replacement.by}    change {step.change}"
-            for step in found.approximate
+            for step in shortening.approximate
         ]
-    lines += ["", *(f"    {line}" for line in (str(found.approximated) or "# the empty program").splitlines())]
-    return "\n".join([*lines, "", f"Data: {look.folder / 'simplification.json'}"])
+    lines += ["", *(f"    {line}" for line in (str(shortening.approximated) or "# the empty program").splitlines())]
+    return "\n".join([*lines, "", f"Data: {look.folder / 'shortening.json'}"])
 
 
-def _step_lines(found: Shortening) -> list[str]:
-    return [f"         {step.replacement.instruction}  ->  {step.replacement.by}" for step in found.steps]
+def _step_lines(shortening: Shortening) -> list[str]:
+    return [f"         {step.replacement.instruction}  ->  {step.replacement.by}" for step in shortening.steps]
 
 
 def _proof_text(proof: Any) -> str:
@@ -405,9 +369,9 @@ def _proof_text(proof: Any) -> str:
     return f"differ by up to {proof.difference:.2g}, {relation} ({moved})"
 
 
-def _ablation_text(found: Ablation, look: _Look) -> str:
+def _ablation_text(ablation: Ablation, look: _Look) -> str:
     rows = [["line", "instruction", "best replaced by", "change of loss", ""]]
-    for effect in found.effects:
+    for effect in ablation.effects:
         best = effect.variants[0]
         rows.append(
             [
@@ -418,16 +382,16 @@ def _ablation_text(found: Ablation, look: _Look) -> str:
                 best.change.verdict if best.change.verdict != "diverges" else "",
             ]
         )
-    lines = [look.title, _own_text(found.losses), ""]
-    lines += aligned(rows, left=(1, 2, 4)) if found.effects else ["    no instruction reaches an update"]
+    lines = [look.title, _own_text(ablation.losses), ""]
+    lines += aligned(rows, left=(1, 2, 4)) if ablation.effects else ["    no instruction reaches an update"]
     return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
-def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
-    if not found:
+def _sweeps_text(sweeps: Sequence[Sweep], look: _Look) -> str:
+    if not sweeps:
         return f"{look.title}\nThe program reads no constant."
-    rows = [["use", "instruction", "constant", *(f"x{factor:g}" for factor in found[0].factors), "best"]]
-    for sweep in found:
+    rows = [["use", "instruction", "constant", *(f"x{factor:g}" for factor in sweeps[0].factors), "best"]]
+    for sweep in sweeps:
         assert sweep.use is not None
         cells = [_mean_text(losses) for losses in sweep.losses]
         instruction = str(look.program[sweep.use.line - 1])
@@ -436,38 +400,38 @@ def _sweeps_text(found: Sequence[Sweep], look: _Look) -> str:
     return "\n".join([*lines, "", f"Written to {look.folder}"])
 
 
-def _lr_text(found: Sweep, look: _Look) -> str:
+def _lr_text(sweep: Sweep, look: _Look) -> str:
     rows = [["lr", "loss", "change", ""]]
-    for factor, losses, change in zip(found.factors, found.losses, found.changes, strict=True):
+    for factor, losses, change in zip(sweep.factors, sweep.losses, sweep.changes, strict=True):
         note = "" if factor == 1.0 or change.verdict == "diverges" else change.verdict
         rows.append([f"{factor:g}", _mean_text(losses), "" if factor == 1.0 else str(change), note])
     lines = [f"{look.title}: mean loss with the update multiplied by lr", "", *aligned(rows, left=(3,))]
-    return "\n".join([*lines, "", _lr_reading(found), f"Written to {look.folder}"])
+    return "\n".join([*lines, "", _lr_reading(sweep), f"Written to {look.folder}"])
 
 
-def _lr_reading(found: Sweep) -> str:
-    """What the sweep says about the program's own learning rate."""
-    if found.best == 1.0:
+def _lr_reading(sweep: Sweep) -> str:
+    """Compares the program's own learning rate with the best of the sweep."""
+    if sweep.best == 1.0:
         return "lr = 1, the program's own, is the best of these."
-    gain = f"lr = {found.best:g} is the best of these ({found.gain})"
-    if found.gain.verdict != "better":
+    gain = f"lr = {sweep.best:g} is the best of these ({sweep.gain})"
+    if sweep.gain.verdict != "better":
         return f"{gain}, but not told apart from lr = 1, the program's own, by these seeds."
-    edge = found.best in (found.factors[0], found.factors[-1])
+    edge = sweep.best in (sweep.factors[0], sweep.factors[-1])
     return f"{gain}, clearly better than the program's own, lr = 1" + "; it may lie beyond." * edge + "." * (not edge)
 
 
-def _tuning_text(found: Tuning, look: _Look) -> str:
+def _tuning_text(tuning: Tuning, look: _Look) -> str:
     rows = [["use", "instruction", "constant", "tuned"]]
-    for use, (value, best) in found.values.items():
+    for use, (value, best) in tuning.values.items():
         rows.append([str(use), str(look.program[use.line - 1]), f"{value:g}", f"{best:.4g}"])
-    change = found.change
-    lines = [f"{look.title}: {found.trials} trials", "", *aligned(rows, left=(0, 1)), ""]
-    lines += [f"    {line}" for line in str(found.tuned).splitlines()]
-    tests = f"at seeds {', '.join(map(str, found.test_seeds))}, which took no part"
+    change = tuning.change
+    lines = [f"{look.title}: {tuning.trials} trials", "", *aligned(rows, left=(0, 1)), ""]
+    lines += [f"    {line}" for line in str(tuning.tuned).splitlines()]
+    tests = f"at seeds {', '.join(map(str, tuning.test_seeds))}, which took no part"
     lines += [
         "",
-        f"loss {_mean_text(found.losses)} -> {_mean_text(found.tuned_losses)} {tests}: {change} ({change.verdict})",
-        f"({found.tuning_change} at the seeds it was tuned by)",
+        f"loss {_mean_text(tuning.losses)} -> {_mean_text(tuning.tuned_losses)} {tests}: {change} ({change.verdict})",
+        f"({tuning.tuning_change} at the seeds it was tuned by)",
         f"Data: {look.folder / 'tuning.json'}; trials: {look.folder / 'tuning.journal'}",
     ]
     return "\n".join(lines)
@@ -478,5 +442,5 @@ def _own_text(losses: Sequence[float]) -> str:
 
 
 def _mean_text(losses: Sequence[float]) -> str:
-    """The mean; or, if it diverges at some seed, that."""
+    """Returns the mean, or "diverges" if a loss is not finite."""
     return f"{sum(losses) / len(losses):.4f}" if all(map(math.isfinite, losses)) else "diverges"

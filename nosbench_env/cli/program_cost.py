@@ -1,4 +1,4 @@
-"""The command `nosbench program cost`: what a program costs beside its loss."""
+"""The command `nosbench program cost`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,14 @@ def cost(
     task: TaskOption = "pfn",
     time: Annotated[
         bool,
-        typer.Option(
-            "--time", help="Also measure steps on the task's parameter tensors, beside PyTorch's SGD and AdamW."
-        ),
+        typer.Option("--time", help="Also time steps on the task's parameter tensors, beside PyTorch's SGD and AdamW."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Says what a program costs: state per parameter, work per step, and with --time the seconds that a step takes.
+    """Computes the cost of a program: state per parameter and work per step.
 
-    State and work are computed, not measured, and the same on every machine. Times are those of this machine, on one
-    thread, as it is now. The task matters for its parameter tensors alone.
+    State and work are computed, not measured, and the same on every machine. With --time, steps are also timed on this
+    machine, on one thread. The task only gives the parameter tensors.
 
     For example:
 
@@ -50,15 +48,15 @@ def cost(
         from nosbench_env.tasks import check_task_name, make_task
 
         check_task_name(task)
-        found = read_program(program)
-        costs, length = program_costs(found), instructions(found)
+        parsed = read_program(program)
+        costs, length = program_costs(parsed), instructions(parsed)
         shapes: list[tuple[int, ...]] = []
         times: list[StepTime] = []
         if time:
             from nosbench_env.postprocessing.step_time import parameter_shapes, step_times
 
             shapes = parameter_shapes(make_task(task, device="cpu"))
-            times = step_times(found, shapes)
+            times = step_times(parsed, shapes)
     if as_json:
         print(json.dumps(_json(costs, length, task, shapes, times)))
     else:
@@ -70,23 +68,23 @@ def _json(
 ) -> dict[str, Any]:
     data = asdict(costs) | {"bytes_per_parameter": costs.bytes_per_parameter, "instructions": length}
     if times:
-        data["time"] = {"task": task, "shapes": shapes, "steps": [asdict(found) for found in times]}
+        data["time"] = {"task": task, "shapes": shapes, "steps": [asdict(measured) for measured in times]}
     return data
 
 
 def _text(costs: Costs, length: int, task: str, shapes: Sequence[Sequence[int]], times: Sequence[StepTime]) -> str:
     per_parameter = f"{costs.memory} float{'s' * (costs.memory != 1)} per parameter ({costs.bytes_per_parameter} bytes)"
     kept = [
-        f"{count} {what}"
-        for count, what in (
+        f"{count} {scope}"
+        for count, scope in (
             (costs.tensor_scalars, "per parameter tensor"),
             (costs.shared_scalars, "for all tensors together"),
         )
         if count
     ]
     slow = "".join(
-        f", {count} of them {what}"
-        for count, what in ((costs.reductions, "reductions"), (costs.transcendentals, "transcendental"))
+        f", {count} of them {kind}"
+        for count, kind in ((costs.reductions, "reductions"), (costs.transcendentals, "transcendental"))
         if count
     )
     lines = [
@@ -95,16 +93,16 @@ def _text(costs: Costs, length: int, task: str, shapes: Sequence[Sequence[int]],
         f"instructions  {length}, simplified",
     ]
     if times:
-        unit = next(found.seconds for found in times if found.name == "AdamW" and found.fused)
+        unit = next(step.seconds for step in times if step.name == "AdamW" and step.fused)
         rows = [
             [
-                "the program" if found.name == "program" else f"PyTorch's {found.name}",
-                "fused" if found.fused else "plain",
-                _milliseconds(found.seconds),
-                f"{_milliseconds(found.low)} to {_milliseconds(found.high)}",
-                f"{found.seconds / unit:.2f}",
+                "the program" if step.name == "program" else f"PyTorch's {step.name}",
+                "fused" if step.fused else "plain",
+                _milliseconds(step.seconds),
+                f"{_milliseconds(step.low)} to {_milliseconds(step.high)}",
+                f"{step.seconds / unit:.2f}",
             ]
-            for found in times
+            for step in times
         ]
         header = ["optimizer", "form", "ms a step", "half of the rounds", "of fused AdamW's"]
         numbers = sum(math.prod(shape) for shape in shapes)

@@ -26,7 +26,6 @@ from nosbench_env.cli.options import (
     interruptible,
     on_terminal,
 )
-from nosbench_env.tasks.task import probe_of
 
 if TYPE_CHECKING:
     import io
@@ -37,31 +36,32 @@ if TYPE_CHECKING:
     from nosbench_env.results.key import ResultKey
     from nosbench_env.results.survey import Group
     from nosbench_env.results.transfer import ImportReport, Writable
-    from nosbench_env.results.verify import Comparison, NotVerifiable
-    from nosbench_env.store import ResultStore, StoredRun
+    from nosbench_env.results.verify import NotVerifiable, Verified
+    from nosbench_env.store import ResultStore, StoredRecord
     from nosbench_env.tasks.task import Progress
 
-# Commands import what needs torch or a database when they run, so that --help answers at once.
+# Commands import torch and the database when they run, so that --help answers at once.
 
 store_app = typer.Typer(
     name="store",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Looks into the store of results, exports and imports it, checks it, and tidies it up.\n\n"
-    "Start with `nosbench store info`.",
+    help="Inspects, exports, imports, verifies and cleans up the result store.\n\nStart with `nosbench store info`.",
     rich_markup_mode="markdown",
 )
 
 TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.", autocompletion=completion.tasks)]
-MethodFilter = Annotated[
+IdentityFilter = Annotated[
     str | None,
-    typer.Option(help="Only results whose identity comes from this method, with its version, such as `paper-1`."),
+    typer.Option("--identity", help="Only results of this identity, with its version, such as `paper-1`."),
 ]
 
 
 @store_app.command()
 def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Says what the store holds: results by task, seed and identity, dates, devices, versions, disagreements.
+    """Lists the contents of the store: results by task, seed and identity, and their origin.
+
+    The origin is dates, devices, versions, and the number of results that disagree.
 
     For example:
 
@@ -74,59 +74,59 @@ def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOpt
 
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
-            found = survey(opened, tick)
+            contents = survey(opened, tick)
     size = _size(opened)
     if as_json:
-        data = {field.name: getattr(found, field.name) for field in fields(found)}
+        data = {field.name: getattr(contents, field.name) for field in fields(contents)}
         data["groups"] = [
             asdict(group) | {"records": records, "keys": keys}
-            for group, (records, keys) in sorted(found.groups.items())
+            for group, (records, keys) in sorted(contents.groups.items())
         ]
         _print_json({"store": opened.location, "bytes": size, "schema_version": SCHEMA_VERSION} | data)
         return
     lines = [
         f"store            {opened.location}",
         f"size             {'unknown' if size is None else f'{size:,} bytes'}, schema version {SCHEMA_VERSION}",
-        f"results          {found.records:,} under {found.keys:,} keys",
-        f"dates            {' to '.join(map(_plain, found.dates)) if found.dates[0] else 'none'}",
-        f"devices          {_counts(found.devices)}",
-        f"nosbench_env     {_counts(found.versions)}",
-        f"torch            {_counts(found.torch_versions)}",
-        f"disagreements    {_disagreements(found.disagreeing_keys, found.largest_difference)}"
-        + (f", {found.disagreeing_beyond_noise:,} beyond the noise of 0.15" if found.disagreeing_keys else ""),
+        f"results          {contents.records:,} under {contents.keys:,} keys",
+        f"dates            {' to '.join(map(_plain, contents.dates)) if contents.dates[0] else 'none'}",
+        f"devices          {_counts(contents.devices)}",
+        f"nosbench_env     {_counts(contents.versions)}",
+        f"torch            {_counts(contents.torch_versions)}",
+        f"disagreements    {_disagreements(contents.disagreeing_keys, contents.largest_difference)}"
+        + (f", {contents.disagreeing_beyond_noise:,} beyond the noise of 0.15" if contents.disagreeing_keys else ""),
     ]
-    if found.without_program:
-        lines.append(f"without program  {found.without_program:,} (they can't be verified or rekeyed)")
-    if found.other_keys:
+    if contents.without_program:
+        lines.append(f"without program  {contents.without_program:,} (they can't be verified or rekeyed)")
+    if contents.other_keys:
         lines.append(
-            f"other keys       {found.other_keys:,} results under keys of another form (they can't be exported)"
+            f"other keys       {contents.other_keys:,} results under keys of another form (they can't be exported)"
         )
-    if found.groups:
+    if contents.groups:
         lines += [
             "",
-            *_table({group: (f"{r:,}", f"{k:,}") for group, (r, k) in found.groups.items()}, "results", "keys"),
+            *_table({group: (f"{r:,}", f"{k:,}") for group, (r, k) in contents.groups.items()}, "results", "keys"),
         ]
     print("\n".join(lines))
 
 
 @store_app.command("export")
 def export_command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; gzipped if it ends with .gz; `-` prints it.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, gzipped if named .gz; `-` prints.")],
     task: TaskFilter = None,
-    identity_method: MethodFilter = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    identity: IdentityFilter = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Writes results as JSON lines: portable, exact, and the same text for the same results.
+    """Exports results as JSON lines: portable, exact, and the same text for the same results.
 
-    The first line says what the fields mean, in which units. The file is there whole or not at all.
+    The first line explains the fields and their units. The file appears when it is complete.
 
     For example:
 
     * `nosbench store export results.jsonl.gz`
-    * `nosbench store export pfn.jsonl --task pfn --identity-method paper-1 --overwrite`
+    * `nosbench store export pfn.jsonl --task pfn --identity paper-1 --overwrite`
     * `nosbench store export - | head -3`
     """
     with interruptible(lambda: "Interrupted; nothing was written."):
@@ -136,7 +136,7 @@ def export_command(
         if file == "-" and as_json:
             raise ValueError("--json would print its report into the results; leave it out, or name a file")
         target: Path | Writable = sys.stdout.buffer if file == "-" else Path(file)
-        chosen = Selection(task=task, identity_method=identity_method)
+        chosen = Selection(task=task, identity=identity)
         with _progress(quiet or as_json) as tick:
             report = export_results(_existing_store(store), target, chosen, overwrite=overwrite, on_record=tick)
     if as_json:
@@ -149,7 +149,8 @@ def export_command(
 @store_app.command("import")
 def import_command(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A file that `export` wrote, gzipped or not; `-` reads it.")
+        str,
+        typer.Argument(metavar="FILE", help="A file of `export`, gzipped or not; `-` reads standard input."),
     ],
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -157,16 +158,16 @@ def import_command(
 ) -> None:
     """Adds the results of an exported file to the store.
 
-    The file is checked to its end before the first result is added. What the store answers it goes on answering:
-    results that are there already are skipped, and those that disagree are kept beside what is there. Whether the
-    results are true nobody can see from the file: `nosbench store verify` trains some of them again.
+    The whole file is checked before the first result is added. The store's answers stay the same: results already there
+    are skipped, and results that disagree are kept beside them. A file can't prove that its results are true:
+    `nosbench store verify` trains some of them again.
 
     For example:
 
     * `nosbench store import results.jsonl.gz`
     * `nosbench store import - --store other.sqlite < results.jsonl`
     """
-    with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
+    with interruptible(lambda: "Interrupted. Run the same command again to continue."):
         from nosbench_env.results.transfer import import_results
         from nosbench_env.store import ResultStore
 
@@ -180,7 +181,7 @@ def import_command(
 
 @store_app.command()
 def merge(
-    others: Annotated[list[str], typer.Argument(metavar="STORE...", help="Other stores: files or URLs; not changed.")],
+    others: Annotated[list[str], typer.Argument(metavar="STORE...", help="Other stores; they stay unchanged.")],
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -192,7 +193,7 @@ def merge(
     * `nosbench store merge laptop.sqlite cluster.sqlite`
     * `nosbench store merge old.sqlite --store all.sqlite`
     """
-    with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
+    with interruptible(lambda: "Interrupted. Run the same command again to continue."):
         from nosbench_env.results.transfer import merge_stores
         from nosbench_env.store import ResultStore
 
@@ -204,98 +205,101 @@ def merge(
 
 @store_app.command()
 def verify(
-    sample: Annotated[int, typer.Option(help="How many results to train again, drawn at random.")] = 10,
+    sample: Annotated[int, typer.Option(help="Number of results to train again, drawn at random.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="What losses may differ by. Default: 0.15, the noise of a training; 1e-6 for the first ten steps and "
-            "for programs that ignore the gradient. Relative to losses greater than 1."
+            help="Allowed difference of losses. Default: 0.15, the noise of a training; 1e-6 for the first ten steps "
+            "and for programs that ignore the gradient. Relative for losses above 1."
         ),
     ] = None,
     task: TaskFilter = None,
-    identity_method: MethodFilter = None,
+    identity: IdentityFilter = None,
     device: DeviceOption = "auto",
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Trains a random sample of results again and compares; exits with 2 if one is beyond the noise.
+    """Trains a random sample of results again; the exit code is 2 if one differs beyond the noise.
 
-    It also computes the identity of each program anew: a result must be that of a program with the identity its key
-    names. A training on the pfn task takes up to a minute or two on a CPU. Ctrl-C shows what was compared before.
+    The identity of each program is computed anew, too, and must be that of its key. A training on the pfn task takes up
+    to a minute or two on a CPU. Ctrl-C shows the results compared so far.
 
     For example:
 
     * `nosbench store verify --sample 5`
     * `nosbench store verify --sample 100 --seed 1 --task toy --tolerance 0.01`
     """
-    done: list[Comparison | NotVerifiable] = []
-    runs: list[StoredRun] = []
-    with interruptible(lambda: _verification_text(done, len(runs))):
+    done: list[Verified | NotVerifiable] = []
+    records: list[StoredRecord] = []
+    with interruptible(lambda: _verification_text(done, len(records))):
         from nosbench_env.results.key import Selection
         from nosbench_env.results.verify import draw_sample
         from nosbench_env.results.verify import verify as train_again
 
         opened = _existing_store(store)
-        runs = draw_sample(opened, sample, seed, Selection(task=task, identity_method=identity_method))
+        records = draw_sample(opened, sample, seed, Selection(task=task, identity=identity))
         hidden = quiet or as_json or not on_terminal()
-        with tqdm(total=len(runs), unit="result", leave=False, disable=hidden) as bar:
+        with tqdm(total=len(records), unit="result", leave=False, disable=hidden) as bar:
 
-            def on_verified(found: Comparison | NotVerifiable) -> None:
-                done.append(found)
+            def on_verified(outcome: Verified | NotVerifiable) -> None:
+                done.append(outcome)
                 bar.update()
 
             def on_step(progress: Progress) -> None:
                 bar.set_postfix_str(f"training {progress.step}/{progress.steps}")
 
             train_again(
-                runs, on_verified, device=device, tolerance=tolerance, identity_like=_identity_like, on_step=on_step
+                records,
+                on_verified,
+                device=device,
+                tolerance=tolerance,
+                identity_value_of=_identity_value_of,
+                on_step=on_step,
             )
     if as_json:
         _print_json(_verification_json(done))
     else:
-        print(_verification_text(done, len(runs)))
-    if any(not getattr(found, "right", True) for found in done):
+        print(_verification_text(done, len(records)))
+    if any(not getattr(outcome, "right", True) for outcome in done):
         raise typer.Exit(EXIT_WRONG)
 
 
 @store_app.command()
 def prune(
-    identity_method: Annotated[
-        str | None, typer.Option(help="Results whose identity comes from this method, such as `paper-1`.")
+    identity: Annotated[
+        str | None, typer.Option("--identity", help="Results of this identity, with its version, such as `paper-1`.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Results of this task.", autocompletion=completion.tasks)] = None,
     task_version: Annotated[int | None, typer.Option(help="Results of this version of the task.")] = None,
     nosbench_version: Annotated[
         str | None, typer.Option(help="Results trained by this version of nosbench_env.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without this, it only says what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, the command only lists the results.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Deletes results by what their keys say; without --yes it only says what would go and what would remain.
+    """Deletes results by their keys; without --yes it only lists them.
 
-    With several options, results that have all of it go. Where a deleted result was the first under its key, the next
-    one answers from then on. There is no way back: `nosbench store export` makes a copy.
+    Several options together select the results that satisfy all of them. If a deleted result was the first under its
+    key, the next one answers from then on. Deletion is final: `nosbench store export` makes a copy.
 
     For example:
 
-    * `nosbench store prune --identity-method paper-1`
+    * `nosbench store prune --identity paper-1`
     * `nosbench store prune --task toy --task-version 1 --yes`
     """
-    with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
+    with interruptible(lambda: "Interrupted. Run the same command again to continue."):
         from nosbench_env.results.key import Selection
         from nosbench_env.results.prune import plan_pruning
 
         if task_version is not None and task is None:
-            raise ValueError(
-                "--task-version needs --task: versions of different tasks have nothing to do with each other"
-            )
+            raise ValueError("--task-version needs --task: each task counts its versions on its own")
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
-            plan = plan_pruning(opened, Selection(task, task_version, identity_method, nosbench_version), tick)
+            plan = plan_pruning(opened, Selection(task, task_version, identity, nosbench_version), tick)
         deleted = opened.delete(plan.ids) if yes else 0
     if as_json:
         _print_json(
@@ -314,7 +318,7 @@ def prune(
     if plan.other_keys:
         lines.append(f"and {plan.other_keys:,} under keys of another form")
     if not yes and plan.ids:
-        lines.append("Nothing is deleted yet; --yes does it.")
+        lines.append("Nothing was deleted. Add --yes to delete.")
     print("\n".join(lines))
 
 
@@ -323,40 +327,38 @@ def rekey(
     to: Annotated[
         str,
         typer.Option(
-            metavar="METHOD",
-            help="What decides from now on: `fingerprint`, `canonical` or `paper`.",
+            metavar="IDENTITY",
+            help="The new identity: `fingerprint`, `canonical` or `paper`.",
             autocompletion=completion.identities,
         ),
     ],
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Delete old results once they are there under a new key.")
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete old results that have a new key.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Brings results of other identity methods, or other versions, under keys of a new one: nothing trains again.
+    """Copies results to keys of another identity, or of its new version, without training.
 
-    Old results stay unless --prune is given. Programs that diverge under the new method have no key there and are
-    skipped. A second time it adds nothing.
+    Old results stay unless --prune is given. Programs that diverge under the new identity need no key and are skipped.
+    A second run adds nothing.
 
     For example:
 
     * `nosbench store rekey --to fingerprint`
     """
-    with interruptible(lambda: "Interrupted; the same command goes on where it stopped."):
+    with interruptible(lambda: "Interrupted. Run the same command again to continue."):
         from nosbench_env.identity.identify import check_identity
         from nosbench_env.results.rekey import rekey as rekey_store
 
         identity = check_identity(cast("Identity", to))
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
-            report = rekey_store(opened, partial(_identity_of, identity), prune=prune, on_record=tick)
+            report = rekey_store(opened, partial(_identified, identity), prune=prune, on_record=tick)
     if as_json:
         _print_json(asdict(report))
         return
     print(
-        f"{_results(report.records)} in the store; {report.current:,} under keys of this method already\n"
+        f"{_results(report.records)} in the store; {report.current:,} under keys of this identity already\n"
         f"added     {report.added:,} under new keys ({report.there:,} were there)\n"
         f"skipped   {report.diverged:,} of programs known to diverge, "
         f"{report.unknown:,} that do not say their program or are of unknown tasks\n"
@@ -364,10 +366,11 @@ def rekey(
     )
 
 
-def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
-    """The identity of a program on a task, as the oracle has it; None if the task is not known."""
+def _identified(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
+    """Returns the identity value of a program and its status; None if the task is unknown."""
     from nosbench_env.identity.identify import identify
     from nosbench_env.tasks import check_task_name, task_class
+    from nosbench_env.tasks.task import probe_of
 
     try:
         check_task_name(task)
@@ -376,19 +379,21 @@ def _identity_of(identity: Identity, program: Program, task: str) -> tuple[str, 
     return identify(program, identity, probe_of(task_class(task)))
 
 
-def _identity_like(program: Program, key: ResultKey) -> str | None:
-    """The identity of a program under the method of a key; None if that, or its version, is not known here."""
+def _identity_value_of(program: Program, key: ResultKey) -> str | None:
+    """Computes the identity value of a program for comparison with a key; None if it is unknown."""
     from nosbench_env.identity.identify import identity_of
 
     try:
-        found = _identity_of(identity_of(key.method), program, key.task)
+        identified = _identified(identity_of(key.identity), program, key.task)
     except ValueError:
         return None
-    return found[0] if found is not None and found[0].partition(":")[0] == key.method else None
+    if identified is None or identified[0].partition(":")[0] != key.identity:
+        return None
+    return identified[0]
 
 
 def _existing_store(location: str | None, read_only: bool = False) -> ResultStore:
-    """A store that is there: a wrong path is a mistake, not a new store."""
+    """Opens an existing store. A wrong path is an error and makes no new store."""
     from nosbench_env.store import ResultStore
 
     store = ResultStore(location, read_only)
@@ -398,7 +403,7 @@ def _existing_store(location: str | None, read_only: bool = False) -> ResultStor
 
 
 def _size(store: ResultStore) -> int | None:
-    """Bytes on disk, with what has not been moved into the database's file yet; None if it is not in a file."""
+    """Returns the bytes on disk, including the write-ahead log; None for a server."""
     if store.path is None:
         return None
     files = [store.path, store.path.with_name(f"{store.path.name}-wal")]
@@ -422,9 +427,9 @@ def _print_import(report: ImportReport, as_json: bool) -> None:
     print(
         f"{_results(report.records)} read\n"
         f"added      {report.added:,}\n"
-        f"skipped    {report.duplicates:,} that were there already\n"
+        f"skipped    {report.duplicates:,} already there\n"
         f"disagree   {_disagreements(report.disagreeing, report.largest_difference)}"
-        + ("; they are kept, what was there answers" if report.disagreeing else "")
+        + ("; they are kept, and the earlier results answer" if report.disagreeing else "")
     )
     _say_left_out(report.left_out, report.reason)
 
@@ -437,7 +442,7 @@ def _say_left_out(count: int, reason: str) -> None:
 def _disagreements(count: int, largest: float) -> str:
     if not count:
         return "none"
-    by = f"by up to {largest:.3g}" if math.isfinite(largest) else "one finite, one not, at the worst"
+    by = f"by up to {largest:.3g}" if math.isfinite(largest) else "at worst one is finite and the other is not"
     return f"{count:,} ({by})"
 
 
@@ -446,7 +451,7 @@ def _results(count: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of a store for a terminal, which would obey some characters."""
+    """Escapes control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -457,51 +462,51 @@ def _counts(counter: dict[str, int]) -> str:
 
 
 def _table(rows: dict[Group, tuple[str, ...]], *columns: str) -> list[str]:
-    """Groups with their counts, as aligned lines."""
+    """Returns groups and their counts as aligned lines."""
     heads = ("task", "version", "seed", "arithmetic", "identity", *columns)
     lines = [heads] + [
-        (g.task, str(g.task_version), str(g.seed), g.arithmetic, g.method, *rows[g]) for g in sorted(rows)
+        (g.task, str(g.task_version), str(g.seed), g.arithmetic, g.identity, *rows[g]) for g in sorted(rows)
     ]
     return aligned(lines, left=(0, 3, 4)) if rows else ["    none"]
 
 
-def _verification_text(done: list[Comparison | NotVerifiable], asked: int) -> str:
-    from nosbench_env.results.verify import Comparison
+def _verification_text(done: list[Verified | NotVerifiable], asked: int) -> str:
+    from nosbench_env.results.verify import Verified
 
-    compared = [found for found in done if isinstance(found, Comparison)]
+    compared = [outcome for outcome in done if isinstance(outcome, Verified)]
     lines = []
     if compared:
         rows: list[tuple[str, ...]] = [
             ("record", "task", "seed", "epochs", "stored", "again", "difference", "allowed", "identity", "verdict")
         ]
-        for found in compared:
-            task, _, rest = found.run.key.partition("/")
-            record = found.run.record
+        for verified in compared:
+            task, _, rest = verified.stored.key.partition("/")
+            record = verified.stored.record
             rows.append(
                 (
-                    str(found.run.id),
+                    str(verified.stored.id),
                     task,
                     rest.partition("/")[0].removeprefix("seed="),
                     str(record.first_epoch + len(record.epoch_means)),
                     f"{record.epoch_means[-1]:.6f}",
-                    f"{found.again.epoch_means[-1]:.6f}",
-                    f"{found.difference:.1e}",
-                    f"{found.tolerance:.1e}",
-                    found.identity,
-                    "ok" if found.right else "BEYOND" if not found.within else "OTHER PROGRAM",
+                    f"{verified.again.epoch_means[-1]:.6f}",
+                    f"{verified.difference:.1e}",
+                    f"{verified.tolerance:.1e}",
+                    verified.identity,
+                    "ok" if verified.right else "BEYOND" if not verified.within else "OTHER PROGRAM",
                 )
             )
         lines += [*aligned(rows, left=(1, 8, 9)), ""]
     lines += [
-        f"record {found.run.id} is not verifiable: {_plain(found.reason)}"
-        for found in done
-        if not isinstance(found, Comparison)
+        f"record {outcome.stored.id} is not verifiable: {_plain(outcome.reason)}"
+        for outcome in done
+        if not isinstance(outcome, Verified)
     ]
-    wrong = sum(not found.right for found in compared)
-    if any(found.identity == "other" for found in compared):
+    wrong = sum(not verified.right for verified in compared)
+    if any(verified.identity == "other" for verified in compared):
         lines.append(
-            "OTHER PROGRAM: the program trained has another identity than the key says. The result is not that of the "
-            "key, or this machine rounds differently from the one that made it."
+            "OTHER PROGRAM: the trained program has another identity than its key. Either the result belongs to "
+            "another program, or this machine rounds differently from the one that trained it."
         )
     lines.append(
         f"{len(compared)} of {_results(asked)} compared, {len(compared) - wrong} agree, {wrong} do not; "
@@ -510,36 +515,36 @@ def _verification_text(done: list[Comparison | NotVerifiable], asked: int) -> st
     return "\n".join(lines)
 
 
-def _verification_json(done: list[Comparison | NotVerifiable]) -> dict[str, Any]:
-    from nosbench_env.results.verify import Comparison
+def _verification_json(done: list[Verified | NotVerifiable]) -> dict[str, Any]:
+    from nosbench_env.results.verify import Verified
 
-    compared = [found for found in done if isinstance(found, Comparison)]
+    compared = [outcome for outcome in done if isinstance(outcome, Verified)]
     return {
         "compared": [
             {
-                "record": found.run.id,
-                "key": found.run.key,
-                "program": found.program.to_json(),
-                "stored": list(found.run.record.epoch_means),
-                "again": list(found.again.epoch_means),
-                "difference": found.difference,
-                "tolerance": found.tolerance,
-                "within": found.within,
-                "identity": found.identity,
-                "right": found.right,
+                "record": verified.stored.id,
+                "key": verified.stored.key,
+                "program": verified.program.to_json(),
+                "stored": list(verified.stored.record.epoch_means),
+                "again": list(verified.again.epoch_means),
+                "difference": verified.difference,
+                "tolerance": verified.tolerance,
+                "within": verified.within,
+                "identity": verified.identity,
+                "right": verified.right,
             }
-            for found in compared
+            for verified in compared
         ],
         "not_verifiable": [
-            {"record": found.run.id, "key": found.run.key, "reason": found.reason}
-            for found in done
-            if not isinstance(found, Comparison)
+            {"record": verified.stored.id, "key": verified.stored.key, "reason": verified.reason}
+            for verified in done
+            if not isinstance(verified, Verified)
         ],
     }
 
 
 def _print_json(data: Any) -> None:
-    """Prints JSON; numbers that are not finite as 'nan', 'inf' and '-inf', as exports have them."""
+    """Prints JSON, with numbers that are not finite as 'nan', 'inf' and '-inf', as in exports."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

@@ -36,7 +36,7 @@ def test_real_runs_are_compared(nosbench, tmp_path: Path) -> None:
 
 
 def test_the_table_is_printed(nosbench, runs: list[str]) -> None:
-    run = nosbench("compare", *runs, "--no-plots", "--reference", "none", "--out", "there")
+    run = nosbench("compare", *runs, "--no-plot", "--reference", "none", "--output", "there")
     lines = run.out.splitlines()
     assert lines[0] == "Lowest losses within 3 queries, toy task, 5 epochs"
     header, rs, ppo = lines[2:5]
@@ -56,7 +56,7 @@ def test_the_table_is_printed(nosbench, runs: list[str]) -> None:
 
 
 def test_json_is_printed_alone(nosbench, runs: list[str]) -> None:
-    run = nosbench("compare", *runs, "--no-plots", "--json", "--x", "seconds", "--budget", "1.5", "--seed", "3")
+    run = nosbench("compare", *runs, "--no-plot", "--json", "--x", "seconds", "--budget", "1.5", "--seed", "3")
     data = json.loads(run.out, parse_constant=pytest.fail)
     assert (data["axis"], data["budget"], data["seed"]) == ("seconds", 1.5, 3)
     assert [row["best"] for row in data["table"]] == [9.0, 9.0]
@@ -66,7 +66,7 @@ def test_json_is_printed_alone(nosbench, runs: list[str]) -> None:
 
 
 def test_fronts_are_shown_if_asked_for(nosbench, runs: list[str]) -> None:
-    run = nosbench("compare", *runs, "--no-plots", "--reference", "none", "--pareto")
+    run = nosbench("compare", *runs, "--no-plot", "--reference", "none", "--pareto")
     lines = [" ".join(line.split()) for line in run.out.splitlines()]
     title = "Hypervolumes of loss, memory, operations, up to the point loss 9.7, memory 1, operations 3.1"
     header, rs, ppo = lines[lines.index(title) + 2 :][:3]
@@ -81,7 +81,7 @@ def test_fronts_are_shown_if_asked_for(nosbench, runs: list[str]) -> None:
 
 
 def test_costs_and_the_reference_point_can_be_chosen(nosbench, runs: list[str]) -> None:
-    options = ["--pareto", "--cost", "instructions", "--reference-point", "10,8", "--json", "--no-plots"]
+    options = ["--pareto", "--cost", "instructions", "--reference-point", "10,8", "--json", "--no-plot"]
     data = json.loads(nosbench("compare", *runs, *options).out)["trade_offs"]
     assert (data["objectives"], data["reference"]) == (["loss", "instructions"], [10.0, 8.0])
 
@@ -89,15 +89,15 @@ def test_costs_and_the_reference_point_can_be_chosen(nosbench, runs: list[str]) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cost", "memory"], "--cost and --reference-point are for --pareto"),
-        (["--reference-point", "1,2,3"], "--cost and --reference-point are for --pareto"),
+        (["--cost", "memory"], "--cost and --reference-point need --pareto"),
+        (["--reference-point", "1,2,3"], "--cost and --reference-point need --pareto"),
         (["--pareto", "--cost", "time"], "a cost must be one of memory, operations, instructions, got 'time'"),
-        (["--pareto", "--reference-point", "1,x"], "must be numbers with commas, such as 1.5,4,20, got '1,x'"),
+        (["--pareto", "--reference-point", "1,x"], "must be numbers separated by commas, such as 1.5,4,20, got '1,x'"),
         (["--pareto", "--reference-point", "1,2"], "must be 3 finite numbers"),
     ],
 )
 def test_wrong_use_of_fronts_is_told(nosbench, runs: list[str], options: list[str], message: str) -> None:
-    run = nosbench("compare", *runs, *options, "--no-plots")
+    run = nosbench("compare", *runs, *options, "--no-plot")
     assert run.code == 2
     assert message in run.err
     assert not Path("comparison").exists()
@@ -105,7 +105,7 @@ def test_wrong_use_of_fronts_is_told(nosbench, runs: list[str], options: list[st
 
 def test_methods_can_be_renamed(nosbench, runs: list[str]) -> None:
     labels = ["--label", "random search=RS=uniform", "--label", "ppo=ours"]
-    run = nosbench("compare", *runs, *labels, "--no-plots", "--json")
+    run = nosbench("compare", *runs, *labels, "--no-plot", "--json")
     assert [row["method"] for row in json.loads(run.out)["table"]] == ["RS=uniform", "ours"]
     for wrong in ("rs=RS", "ppo", "ppo=", "ppo= "):
         run = nosbench("compare", *runs, "--label", wrong)
@@ -128,7 +128,7 @@ def test_wrong_use_is_told(nosbench, tmp_path: Path, runs: list[str], arguments:
     given = []
     for argument in arguments:
         given += runs if argument == "RUNS" else [other if argument == "OTHER" else argument]
-    run = nosbench("compare", *given, "--no-plots")
+    run = nosbench("compare", *given, "--no-plot")
     assert run.code == 2
     assert message in run.err
     assert not Path("comparison").exists()
@@ -136,7 +136,7 @@ def test_wrong_use_is_told(nosbench, tmp_path: Path, runs: list[str], arguments:
 
 def test_forced_runs_are_compared_with_a_warning(nosbench, tmp_path: Path, runs: list[str]) -> None:
     other = str(write_run(tmp_path / "other", [1.0, 1.0, 1.0], epochs=20))
-    run = nosbench("compare", *runs, other, "--force", "--no-plots")
+    run = nosbench("compare", *runs, other, "--force", "--no-plot")
     assert run.code == 0
     assert "Note: These runs are not comparable: epochs is 5 in" in run.out
 

@@ -13,8 +13,8 @@ from nosbench_env.tasks.task import Curve
 from nosbench_env.tasks.toy import ToyTask
 
 SGD = "r9 = mul(grad, 0.01); r10 = mul(r9, 1.0)"
-QUICK = ["--task", "toy", "--device", "cpu", "--epochs", "1", "--seeds", "2", "--workers", "1", "--out", "out"]
-COMMANDS = ["simplify", "ablate", "sensitivity", "lr", "tune"]
+QUICK = ["--task", "toy", "--device", "cpu", "--epochs", "1", "--seeds", "2", "--workers", "1", "--output", "out"]
+COMMANDS = ["shorten", "ablate", "sensitivity", "lr", "tune"]
 
 
 def test_help_teaches(nosbench) -> None:
@@ -23,7 +23,7 @@ def test_help_teaches(nosbench) -> None:
     for name in COMMANDS:
         text = nosbench("program", name, "--help").out
         assert f"nosbench program {name}" in text
-        assert all(option in text for option in ("--seeds", "--epochs", "--json", "--quiet", "--out", "--store"))
+        assert all(option in text for option in ("--seeds", "--epochs", "--json", "--quiet", "--output", "--store"))
 
 
 def test_help_needs_no_torch() -> None:
@@ -31,35 +31,35 @@ def test_help_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_simplify_says_what_is_known_and_how(nosbench, tmp_path: Path) -> None:
-    run = nosbench("program", "simplify", "Incumbent", *QUICK, "--seeds", "1")
+def test_shorten_gives_the_proof_of_each_removal(nosbench, tmp_path: Path) -> None:
+    run = nosbench("program", "shorten", "Incumbent", *QUICK, "--seeds", "1")
     assert run.code == 0
     text = " ".join(run.out.split())
     assert "Incumbent, toy task, 1 epoch, seed 0" in text
-    assert "14 make a difference; the rest falls away for certain" in text
+    assert "14 make a difference; the rest certainly makes none" in text
     assert "12 give the same fingerprint, and in training losses are equal to the last bit" in text
     assert "r13 = maximum(r9, r17) -> r17" in text
-    data = json.loads((tmp_path / "out/simplification.json").read_text())
+    data = json.loads((tmp_path / "out/shortening.json").read_text())
     assert data["original"] == KNOWN_PROGRAMS["Incumbent"].to_json()
     assert len(data["probed"]) == 12
 
 
-def test_simplify_says_what_is_approximate(nosbench) -> None:
-    text = " ".join(nosbench("program", "simplify", "SGD", *QUICK, "--tolerance", "0.5").out.split())
+def test_shorten_names_approximations(nosbench) -> None:
+    text = " ".join(nosbench("program", "shorten", "SGD", *QUICK, "--tolerance", "0.5").out.split())
     assert "left approximately: not equal, the loss at most 0.5 higher" in text
     assert "change +0." in text
 
 
-def test_simplify_of_what_is_simple(nosbench) -> None:
-    out = nosbench("program", "simplify", SGD, *QUICK).out
+def test_shorten_leaves_a_simple_program(nosbench) -> None:
+    out = nosbench("program", "shorten", SGD, *QUICK).out
     assert "1 make a difference" in out
-    assert "Without any other the fingerprint on the task differs" in out
+    assert "Without any further instruction the fingerprint" in out
     assert "\n    r9 = mul(grad, 0.01)\n" in out
-    assert "# the empty program" in nosbench("program", "simplify", "r9 = sub(0.1, 0.1)", *QUICK).out
-    assert "training diverges (nan)" in nosbench("program", "simplify", "r9 = log(r9); r9 = mul(r9, r10)", *QUICK).out
+    assert "# the empty program" in nosbench("program", "shorten", "r9 = sub(0.1, 0.1)", *QUICK).out
+    assert "training diverges (nan)" in nosbench("program", "shorten", "r9 = log(r9); r9 = mul(r9, r10)", *QUICK).out
 
 
-def test_ablate_shows_a_table_and_a_picture(nosbench, tmp_path: Path) -> None:
+def test_ablate_shows_a_table_and_a_plot(nosbench, tmp_path: Path) -> None:
     run = nosbench("program", "ablate", "SGD", *QUICK)
     assert run.code == 0
     assert "r19 = mul(r12, 0.01)" in run.out
@@ -97,7 +97,7 @@ def test_tune_compares_at_seeds_of_its_own(nosbench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_json_is_all_that_is_printed_and_what_is_written(nosbench, tmp_path: Path, command: str) -> None:
+def test_json_is_printed_alone_and_written(nosbench, tmp_path: Path, command: str) -> None:
     extra = ["--trials", "2"] if command == "tune" else []
     run = nosbench("program", command, SGD, *QUICK, *extra, "--json")
     assert run.code == 0
@@ -105,10 +105,10 @@ def test_json_is_all_that_is_printed_and_what_is_written(nosbench, tmp_path: Pat
     assert json.loads(run.out) == json.loads(file.read_text())
 
 
-def test_the_folder_is_named_after_what_is_looked_at(nosbench, tmp_path: Path) -> None:
+def test_the_folder_is_named_after_the_program(nosbench, tmp_path: Path) -> None:
     plain = QUICK[:-2]
-    nosbench("program", "lr", "sgd", *plain, "--factor", "2", "--no-plots")
-    nosbench("program", "lr", SGD, *plain, "--factor", "2", "--no-plots")
+    nosbench("program", "lr", "sgd", *plain, "--factor", "2", "--no-plot")
+    nosbench("program", "lr", SGD, *plain, "--factor", "2", "--no-plot")
     names = {path.name for path in (tmp_path / "postprocessing").iterdir()}
     assert "sgd-toy-e1" in names
     assert len(names) == 2
@@ -123,7 +123,7 @@ def test_the_folder_is_named_after_what_is_looked_at(nosbench, tmp_path: Path) -
         (["ablate", "SGD", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["ablate", "SGD", "--seeds", "0"], "greater than or equal to 1"),
         (["ablate", "SGD", "--task", "mnist"], "unknown task 'mnist'"),
-        (["simplify", "SGD", "--tolerance", "-1"], "tolerance must be a number >= 0"),
+        (["shorten", "SGD", "--tolerance", "-1"], "tolerance must be a number >= 0"),
         (["sensitivity", "SGD", "--factor", "-1"], "factors must be positive, finite numbers, got -1.0"),
         (["lr", "SGD", "--factor", "nan"], "factors must be positive"),
         (["lr", "r9 = log(r9); r9 = mul(r9, 0.1)"], "nothing to compare with"),
@@ -161,7 +161,7 @@ def test_ctrl_c_loses_nothing_finished(nosbench, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ToyTask, "train", counted)
     run = nosbench("program", "lr", SGD, *QUICK)
     assert run.code == 130
-    assert "trainings that were finished are kept" in run.err
+    assert "Finished trainings are kept" in run.err
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert nosbench("program", "lr", SGD, *QUICK).code == 0
     assert len(trained) == 2 * 9 + 1

@@ -42,12 +42,12 @@ def test_help_teaches(nosbench) -> None:
     )
     for command, words in (
         ("info", ["nosbench store info --store results.sqlite"]),
-        ("export", ["nosbench store export results.jsonl.gz", "in which units", "--overwrite"]),
-        ("import", ["checked to its end before the first", "nosbench store verify"]),
-        ("merge", ["nosbench store merge laptop.sqlite cluster.sqlite", "not changed"]),
-        ("verify", ["--sample", "--seed", "--tolerance", "exits with 2"]),
-        ("prune", ["--identity-method", "--task-version", "--nosbench-version", "--yes", "There is no way back"]),
-        ("rekey", ["--to", "--prune", "nothing trains again"]),
+        ("export", ["nosbench store export results.jsonl.gz", "units", "--overwrite"]),
+        ("import", ["before the first result is added", "nosbench store verify"]),
+        ("merge", ["nosbench store merge laptop.sqlite cluster.sqlite", "unchanged"]),
+        ("verify", ["--sample", "--seed", "--tolerance", "exit code is 2"]),
+        ("prune", ["--identity", "--task-version", "--nosbench-version", "--yes", "Deletion is final"]),
+        ("rekey", ["--to", "--prune", "without training"]),
     ):
         text = " ".join(nosbench(command, "--help").out.split())
         assert all(word in text for word in words), (command, text)
@@ -68,7 +68,7 @@ def test_info_tells_what_there_is(nosbench, store: ResultStore) -> None:
         "task_version": 1,
         "seed": 0,
         "arithmetic": "float32",
-        "method": "paper-1",
+        "identity": "paper-1",
         "records": 2,
         "keys": 1,
     }
@@ -94,7 +94,7 @@ def test_stores_are_merged(nosbench, store: ResultStore) -> None:
     other.add(key("a", task="pfn-1"), record(1.25))
     run = nosbench("merge", "other.sqlite")
     assert "added      1" in run.out
-    assert "disagree   1 (by up to 0.25); they are kept, what was there answers" in run.out
+    assert "disagree   1 (by up to 0.25); they are kept" in run.out
     assert store.get(key("a", task="pfn-1"), 1).epoch_means == (1.0,)
 
 
@@ -102,13 +102,13 @@ def test_verify_tells_right_from_wrong(nosbench, store: ResultStore) -> None:
     run = nosbench("verify", "--task", "toy", "--device", "cpu")
     assert "2 of 2 results compared, 2 agree, 0 do not; 0 not verifiable" in run.out
     assert run.out.count("same") == 2
-    first = next(store.runs(prefix="toy-1"))
+    first = next(store.records(prefix="toy-1"))
     store.add(first.key, record(9.0, 9.0, **first.record.provenance))
     store.add(key(), record(1.0))
     run = nosbench("verify", "--task", "toy", "--device", "cpu", code=2)
     assert "BEYOND" in run.out
     assert "3 of 4 results compared, 2 agree, 1 do not; 1 not verifiable" in run.out
-    assert "is not verifiable: it does not say which program was trained" in run.out
+    assert "is not verifiable: its provenance does not name the program" in run.out
     data = json.loads(nosbench("verify", "--task", "toy", "--device", "cpu", "--json", code=2).out)
     assert [found["right"] for found in data["compared"]] == [True, False, True] or len(data["compared"]) == 3
     assert len(data["not_verifiable"]) == 1
@@ -118,27 +118,27 @@ def test_verify_tells_right_from_wrong(nosbench, store: ResultStore) -> None:
 def test_prune_deletes_what_it_announced(nosbench, store: ResultStore) -> None:
     run = nosbench("prune", "--task", "pfn")
     assert run.out.startswith("2 results would be deleted:")
-    assert "Nothing is deleted yet; --yes does it." in run.out
-    assert len(list(store.runs())) == 4
+    assert "Add --yes to delete." in run.out
+    assert len(list(store.records())) == 4
     run = nosbench("prune", "--task", "pfn", "--yes")
     assert run.out.startswith("Deleted 2 results:")
-    assert len(list(store.runs())) == 2
+    assert len(list(store.records())) == 2
     data = json.loads(nosbench("prune", "--task", "pfn", "--task-version", "1", "--json").out)
     assert (data["deleted"], data["chosen"], data["remaining"][0]["records"]) == (0, [], 2)
 
 
 def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -> None:
-    run = next(store.runs(prefix="toy-1"))
+    run = next(store.records(prefix="toy-1"))
     store.delete([run.id])
     store.add(key("old"), run.record)
     text = nosbench("rekey", "--to", "fingerprint").out
-    assert "4 results in the store; 1 under keys of this method already\nadded     3 under new keys" in text
+    assert "4 results in the store; 1 under keys of this identity already\nadded     3 under new keys" in text
     assert store.get(run.key, 2).provenance["rekeyed_from"] == key("old")
     data = json.loads(nosbench("rekey", "--to", "fingerprint", "--prune", "--json").out)
     assert (data["added"], data["there"], data["pruned"], data["current"]) == (0, 3, 3, 4)
-    for method in ("paper", "canonical", "fingerprint"):
-        assert json.loads(nosbench("rekey", "--to", method, "--json").out)["unknown"] == 0
-    # A key names the identity of the program trained, under every method.
+    for identity in ("paper", "canonical", "fingerprint"):
+        assert json.loads(nosbench("rekey", "--to", identity, "--json").out)["unknown"] == 0
+    # A key names the identity of the program trained, under every identity.
     assert nosbench("verify", "--task", "toy", "--sample", "100").out.count("same") == 6
 
 
@@ -151,7 +151,7 @@ def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -
         (["verify", "--store", "none.sqlite"], "there is no store"),
         (["prune", "--task", "toy", "--store", "none.sqlite"], "there is no store"),
         (["rekey", "--to", "paper", "--store", "none.sqlite"], "there is no store"),
-        (["info", "--store", "text"], "no SQLite database"),
+        (["info", "--store", "text"], "not a SQLite database"),
         (["export", "text"], "text exists; --overwrite replaces it"),
         (["export", "."], "can't write .: it is a folder"),
         (["export", "none/x"], "does not exist"),
@@ -163,7 +163,7 @@ def test_rekey_brings_old_results_under_new_keys(nosbench, store: ResultStore) -
         (["verify", "--sample", "0"], "the sample must have 1 result or more, got 0"),
         (["verify", "--tolerance", "-1"], "the tolerance must be a number from 0 on"),
         (["verify", "--device", "tpu", "--task", "toy"], "unknown device 'tpu'"),
-        (["prune"], "say what to prune"),
+        (["prune"], "nothing is selected"),
         (["prune", "--task-version", "1"], "--task-version needs --task"),
         (["rekey", "--to", "magic"], "unknown identity 'magic'; known are fingerprint"),
         (["rekey"], "Missing option '--to'"),
