@@ -1,1 +1,1 @@
-"""Candidates: programs, tuned programs and library optimizers that a task can train with."""
+"""Candidates besides programs: tuned programs and optimizers of libraries."""

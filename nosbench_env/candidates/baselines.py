@@ -1,4 +1,4 @@
-"""Baselines: hand-written optimizers that a found one has to beat (paper, Figure 1), and more recent ones."""
+"""Baselines: hand-written optimizers, the paper's (Figure 1) and later ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nosbench_env.candidates.optimizer_config import OptimizerConfig
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS
 
 PAPER_EPOCHS = 20  # Appendix F
-NOISE = 0.15  # nats: how far two trainings of one optimizer on the "pfn" task end from each other by rounding alone
+NOISE = 0.15  # nats; the difference that rounding alone makes between two trainings of an optimizer on the "pfn" task
 
 Group = Literal["program", "torch", "schedule", "recent"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -23,12 +23,12 @@ class Baseline:
     """An optimizer to compare with.
 
     Attributes:
-        name: Its key in `BASELINES`.
+        name: The key in `BASELINES`.
         candidate: The program or the optimizer, as the oracle takes it.
-        group: "program": one of `KNOWN_PROGRAMS`. "torch": PyTorch's, with its defaults. "schedule": AdamW with a
+        group: "program": one of `KNOWN_PROGRAMS`. "torch": from PyTorch, with its defaults. "schedule": AdamW with a
             schedule of the learning rate. "recent": from the library `pytorch_optimizer`, with its defaults.
-        paper_loss: What the paper's code reaches with it on the "pfn" task in 20 epochs at seed 0, in nats; its own
-            noise is about `NOISE`. None where it has no such optimizer.
+        paper_loss: The loss of the paper's code with this optimizer on the "pfn" task in 20 epochs at seed 0, in nats,
+            with a noise of about `NOISE`. None if the code has no such optimizer.
     """
 
     name: str
@@ -52,7 +52,7 @@ _PAPER_LOSSES: Mapping[str, float] = {
     "AdamW-cosine": -0.43,
 }
 
-# Hyperparameters are spelled out, since they stand in the keys of results: defaults of these libraries have changed.
+# Keys of results contain the hyperparameters. They are spelled out, since libraries have changed their defaults.
 _TORCH: Mapping[str, dict[str, Any]] = {
     "SGD": {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0},
     "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
@@ -72,36 +72,40 @@ _RECENT: Mapping[str, dict[str, Any]] = {
 
 
 def _baselines() -> Mapping[str, Baseline]:
-    found: dict[str, tuple[Candidate, Group]] = {name: (program, "program") for name, program in KNOWN_PROGRAMS.items()}
+    members: dict[str, tuple[Candidate, Group]] = {
+        name: (program, "program") for name, program in KNOWN_PROGRAMS.items()
+    }
     for name, values in _TORCH.items():
-        found[f"torch.{name}"] = OptimizerConfig(f"torch.optim.{name}", values), "torch"
-    # As `pfns` trains: no weight decay, warm-up in a quarter of the epochs. The paper does not say what its "default
-    # PFN pipeline optimizer" is exactly; the script of its repository that draws Figure 1 has the second.
+        members[f"torch.{name}"] = OptimizerConfig(f"torch.optim.{name}", values), "torch"
+    # The first is the default of `pfns`: no weight decay, warm-up in a quarter of the epochs. The second is that of the
+    # repository's script for Figure 1. The paper does not define its "default PFN pipeline optimizer" exactly.
     adamw = _TORCH["AdamW"]
-    found["AdamW-cosine"] = OptimizerConfig("torch.optim.AdamW", adamw | {"weight_decay": 0.0}, "cosine"), "schedule"
-    found["AdamW-cosine-to-zero"] = OptimizerConfig("torch.optim.AdamW", adamw, "cosine-to-zero"), "schedule"
+    members["AdamW-cosine"] = OptimizerConfig("torch.optim.AdamW", adamw | {"weight_decay": 0.0}, "cosine"), "schedule"
+    members["AdamW-cosine-to-zero"] = OptimizerConfig("torch.optim.AdamW", adamw, "cosine-to-zero"), "schedule"
     for name, values in _RECENT.items():
-        found[name] = OptimizerConfig(f"pytorch_optimizer.{name}", values), "recent"
+        members[name] = OptimizerConfig(f"pytorch_optimizer.{name}", values), "recent"
     return MappingProxyType(
-        {name: Baseline(name, *candidate, _PAPER_LOSSES.get(name)) for name, candidate in found.items()}
+        {name: Baseline(name, *candidate, _PAPER_LOSSES.get(name)) for name, candidate in members.items()}
     )
 
 
 BASELINES: Mapping[str, Baseline] = _baselines()
 
 
-def differs(mean: float | None, paper_loss: float) -> bool:
-    """Whether a mean loss is farther from the paper's than noise explains; one that is not finite (None) is."""
+def differs_from_paper(mean: float | None, paper_loss: float) -> bool:
+    """Returns True if a mean loss differs beyond noise, or is not finite (None)."""
     return mean is None or abs(mean - paper_loss) > NOISE * max(1.0, abs(paper_loss))
 
 
 def baseline_name(text: str) -> str | None:
-    """The key of `BASELINES` that a text names, in any case; None if it names none."""
+    """Returns the key of `BASELINES` for a text in any case, or None."""
     return next((name for name in BASELINES if name.lower() == text.lower()), None)
 
 
 def named_baselines(names: Sequence[str]) -> list[Baseline]:
-    """The baselines that names and groups stand for, each once, in the order of `BASELINES`; all of them for none.
+    """Returns the baselines of names and groups; all for no names.
+
+    Each appears once, in the order of `BASELINES`.
 
     Raises:
         ValueError: If a name is neither that of a baseline nor of a group.
@@ -114,6 +118,6 @@ def named_baselines(names: Sequence[str]) -> list[Baseline]:
             chosen.add(key)
         else:
             raise ValueError(
-                f"unknown baseline {name!r}; known are {', '.join(BASELINES)}, and groups of them: {', '.join(GROUPS)}"
+                f"unknown baseline {name!r}; known are {', '.join(BASELINES)}, and the groups {', '.join(GROUPS)}"
             )
     return [baseline for key, baseline in BASELINES.items() if not names or key in chosen]

@@ -1,4 +1,4 @@
-"""Candidates: everything that the oracle evaluates, and how they are read from JSON."""
+"""Candidates: the objects that the oracle evaluates."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 
 Candidate: TypeAlias = "Program | OptimizerConfig | TunedProgram"
 
-
-AnyCandidate = TypeVar("AnyCandidate", bound="Program | OptimizerConfig | TunedProgram", default=Program)
-
-
-Evaluated = TypeVar("Evaluated", bound="Program | OptimizerConfig | TunedProgram", default=Program, covariant=True)
+# The kind of candidate of an agent, and of an answer about one. Without a subscript both mean programs.
+AnyCandidate = TypeVar("AnyCandidate", bound=Candidate, default=Program)
+Evaluated = TypeVar("Evaluated", bound=Candidate, default=Program, covariant=True)
 
 
 def candidate_from_json(data: Any) -> Candidate:
-    """A program, a tuned one or an optimizer from what its `to_json` gave: a list or an object.
+    """Reads the JSON data that a candidate's `to_json` returns.
 
     Raises:
-        InvalidProgram, ValueError: If it is none.
+        InvalidProgram, ValueError: If the data describe no candidate.
     """
     if not isinstance(data, dict):
         return Program.from_json(data)

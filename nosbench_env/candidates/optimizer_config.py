@@ -1,4 +1,4 @@
-"""`OptimizerConfig`: an optimizer of a library with its hyperparameters, which the oracle evaluates like a program."""
+"""`OptimizerConfig`: an optimizer of a library with its hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from nosbench_env.versions import installed_version
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 Schedule = Literal["constant", "cosine", "cosine-to-zero"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
-# Where optimizers come from -> how to get it if it is not there.
+# Library -> the package to install if it is missing.
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {"torch.optim": "torch", "pytorch_optimizer": "nosbench_env[optimizers]"}
 )
 
 _NAME = re.compile(rf"(?P<library>{'|'.join(map(re.escape, LIBRARIES))})\.(?P<class>[A-Z][A-Za-z0-9]{{0,60}})")
 _HYPERPARAMETER = re.compile("[a-z][A-Za-z0-9_]{0,60}")
-# How an optimizer computes, not what; and what training itself gives.
+# Arguments that change an optimizer's speed alone, and those that the training sets.
 _NOT_HYPERPARAMETERS = frozenset({"params", "foreach", "fused", "capturable", "differentiable", "schedule"})
-# They want more than a gradient and a step: losses within a step, second derivatives, sparse gradients, several
-# processes, or the model itself.
+# Optimizers that need more than a gradient per step: losses within a step, second derivatives, sparse gradients,
+# several processes, or the model itself.
 _NOT_TRAINABLE = frozenset(
     {
         *(f"torch.optim.{name}" for name in ("LBFGS", "Optimizer", "SparseAdam")),
@@ -46,9 +47,9 @@ _NOT_TRAINABLE = frozenset(
         ),
     }
 )
-# They treat matrices apart, and have to be told which parameters are.
+# Optimizers that treat matrices differently and take the matrices as a group of their own.
 _FOR_MATRICES = frozenset(f"pytorch_optimizer.{name}" for name in ("AdaGO", "AdaMuon", "Muon", "MuonClip", "NorMuon"))
-_MAX_TEXT = 400  # characters; it stands in keys of the store
+_MAX_TEXT = 400  # characters; keys of the store contain the text
 _WARMUP_SHARE = 4  # a quarter of the epochs
 
 Hyperparameter: TypeAlias = "bool | int | float | str | tuple[float, ...] | None"
@@ -56,23 +57,23 @@ Hyperparameter: TypeAlias = "bool | int | float | str | tuple[float, ...] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptimizerConfig:
-    """An optimizer of PyTorch or of `pytorch_optimizer`, with hyperparameters and a schedule of its learning rate.
+    """An optimizer of PyTorch or `pytorch_optimizer` with its hyperparameters.
 
     Args:
         name: Library and class, such as "torch.optim.AdamW" or "pytorch_optimizer.Lion".
-        hyperparameters: Its keyword arguments: numbers, truth values, short strings, None or tuples of numbers. Those
-            that are not given are the library's defaults.
-        schedule: How the learning rate changes from epoch to epoch of a training of `E` epochs. "constant": not at
-            all. "cosine": from 0 up to `lr` in the first `E // 4` epochs, then down along a half cosine, as the PFN
-            pipeline trains. "cosine-to-zero": the same over `E - 1` epochs, so that the last epoch has a rate of 0,
-            as the paper's script for Figure 1 does.
+        hyperparameters: The keyword arguments: numbers, booleans, short strings, None or tuples of numbers. The others
+            have the library's defaults.
+        schedule: The change of the learning rate from epoch to epoch in a training of `E` epochs. "constant": none.
+            "cosine": from 0 up to `lr` in the first `E // 4` epochs, then down along a half cosine, as in the PFN
+            pipeline. "cosine-to-zero": the same over `E - 1` epochs, so that the rate of the last epoch is 0, as in
+            the paper's script for Figure 1.
 
     Optimizers that draw random numbers draw the same ones in each training with a seed, on the CPU.
 
-    Two configurations are the same if they say the same; one that spells out a default is another.
+    Two configurations are equal if their texts are equal; a default that is spelled out makes another configuration.
 
     Raises:
-        ValueError: If the name, a hyperparameter or the schedule can't be one.
+        ValueError: If the name, a hyperparameter or the schedule is not a valid one.
 
     >>> config = OptimizerConfig("torch.optim.AdamW", {"lr": 0.001, "betas": (0.9, 0.99)})
     >>> str(config)
@@ -94,50 +95,48 @@ class OptimizerConfig:
             )
         if name in _NOT_TRAINABLE:
             raise ValueError(
-                f"can't train with {name}: it wants more than gradients, which is all that a task gives an optimizer"
+                f"can't train with {name}: it needs more than gradients, and a task gives an optimizer nothing else"
             )
         if schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {reprlib.repr(schedule)}; known are {', '.join(SCHEDULES)}")
         if not isinstance(hyperparameters, Mapping):
             raise ValueError(f"hyperparameters: expected names and values, got {reprlib.repr(hyperparameters)}")
-        found = tuple(
-            sorted((_checked_name(key), _checked_value(key, value)) for key, value in hyperparameters.items())
-        )
+        checked = sorted((_checked_name(key), _checked_value(key, value)) for key, value in hyperparameters.items())
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "hyperparameters", found)
+        object.__setattr__(self, "hyperparameters", tuple(checked))
         object.__setattr__(self, "schedule", schedule)
         if len(str(self)) > _MAX_TEXT:
-            raise ValueError(f"{name}: its hyperparameters take {len(str(self))} characters; at most {_MAX_TEXT} fit")
+            raise ValueError(f"{name}: the text has {len(str(self))} characters; at most {_MAX_TEXT} are allowed")
 
     def make_optimizer(
         self, params: Iterable[torch.nn.Parameter], epochs: int, steps_per_epoch: int
     ) -> torch.optim.Optimizer:
-        """The optimizer for a training of `epochs` epochs.
+        """Makes the optimizer for a training of `epochs` epochs.
 
-        Optimizers that treat matrices apart, such as Muon, have all parameters of two dimensions or more for matrices.
-        Those with a mode for training are in it.
+        Optimizers that treat matrices differently, such as Muon, take all parameters of two or more dimensions as
+        matrices. Optimizers with a training mode are in that mode.
 
         Raises:
             ValueError: If the library is not installed or has no such optimizer, or it refuses a hyperparameter.
         """
         optimizer_class = self._class()
-        given: Any = list(params)
+        groups: Any = list(params)
         if self.name in _FOR_MATRICES:
-            given = [
-                {"params": [param for param in given if (param.ndim >= 2) == matrices], "use_muon": matrices}
+            groups = [
+                {"params": [param for param in groups if (param.ndim >= 2) == matrices], "use_muon": matrices}
                 for matrices in (True, False)
-                if any((param.ndim >= 2) == matrices for param in given)
+                if any((param.ndim >= 2) == matrices for param in groups)
             ]
         values: dict[str, Any] = dict(self.hyperparameters)
         try:
-            optimizer: torch.optim.Optimizer = optimizer_class(given, **values)
-        except Exception as error:  # libraries raise many types for hyperparameters that they don't take
+            optimizer: torch.optim.Optimizer = optimizer_class(groups, **values)
+        except Exception as error:  # libraries raise many types for bad hyperparameters
             raise ValueError(f"{self}: {type(error).__name__}: {error}") from error
         if callable(train := getattr(optimizer, "train", None)):
             train()
         if self.schedule != "constant":
             for group in optimizer.param_groups:
-                # Kept with the groups, the count survives a checkpoint, and `repr` tells schedules apart.
+                # In the groups, the count is part of checkpoints, and the schedule is part of the `repr`.
                 group |= {"initial_lr": group["lr"], "schedule": f"{self.schedule}, {epochs} epochs", "updates": 0}
             optimizer.register_step_pre_hook(partial(_set_rate, self.schedule, epochs, steps_per_epoch))
         return optimizer
@@ -148,13 +147,13 @@ class OptimizerConfig:
         library, _, class_name = self.name.rpartition(".")
         if (missing := self.missing()) is not None:
             raise ValueError(f"{self.name} {missing}")
-        found = getattr(import_module(library), class_name, None)
-        if not inspect.isclass(found) or not issubclass(found, torch.optim.Optimizer):
+        named = getattr(import_module(library), class_name, None)
+        if not inspect.isclass(named) or not issubclass(named, torch.optim.Optimizer):
             raise ValueError(f"{library} {self.library_version} has no optimizer {class_name}")
-        return found
+        return named
 
     def missing(self) -> str | None:
-        """What to do before it can train, if its library is not installed; else None."""
+        """Returns the command to install a missing library, or None."""
         library = self.name.rpartition(".")[0]
         if library == "torch.optim" or find_spec(library) is not None:
             return None
@@ -162,31 +161,30 @@ class OptimizerConfig:
 
     @property
     def library_version(self) -> str:
-        """The installed version of the library, or "unknown"."""
-        try:
-            return version(self.name.partition(".")[0])
-        except PackageNotFoundError:
-            return "unknown"
+        """The installed version of the library, or `versions.UNKNOWN`."""
+        return installed_version(self.name.partition(".")[0])
 
-    def identity(self, epochs: int) -> str:
-        """What stands for it in keys of the store; the length of training is part of it if the schedule depends on it.
+    def identity_value(self, epochs: int) -> str:
+        """Returns the identity value in keys of the store.
 
-        >>> OptimizerConfig("torch.optim.SGD", {"lr": 0.1}, "cosine").identity(20)
+        The length of training is part of it if the schedule depends on the length.
+
+        >>> OptimizerConfig("torch.optim.SGD", {"lr": 0.1}, "cosine").identity_value(20)
         "optimizer-1:torch.optim.SGD(lr=0.1,schedule='cosine')@20"
         """
         return f"optimizer-1:{str(self).replace(' ', '')}" + f"@{epochs}" * (self.schedule != "constant")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; the inverse of `from_json`."""
+        """Returns the configuration as JSON data; the inverse of `from_json`."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in self.hyperparameters}
         return {"optimizer": self.name, "hyperparameters": values, "schedule": self.schedule}
 
     @classmethod
     def from_json(cls, data: Any) -> OptimizerConfig:
-        """The inverse of `to_json`.
+        """Reads the data that `to_json` returns.
 
         Raises:
-            ValueError: If it is none, saying why.
+            ValueError: If the data describe no configuration.
         """
         expected = {"optimizer", "hyperparameters", "schedule"}
         if not isinstance(data, dict) or data.keys() != expected:
@@ -195,27 +193,27 @@ class OptimizerConfig:
 
     @classmethod
     def parse(cls, text: str) -> OptimizerConfig:
-        """Reads what `str` writes: a call, with the schedule as one more keyword. It is read, never executed.
+        """Reads the text that `str` writes, without executing it.
 
         Raises:
-            ValueError: If it is none, saying why.
+            ValueError: If the text describes no configuration.
         """
-        refused = ValueError(
+        invalid = ValueError(
             f"expected an optimizer such as 'torch.optim.AdamW(lr=0.001, betas=(0.9, 0.99))', got {reprlib.repr(text)}"
         )
         try:
             call = ast.parse(text.strip()[: 2 * _MAX_TEXT], mode="eval").body
             if not isinstance(call, ast.Call) or call.args:
-                raise refused
+                raise invalid
             values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
             if len(values) < len(call.keywords):
-                raise refused
+                raise invalid
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-            raise refused from None
+            raise invalid from None
         return cls(ast.unparse(call.func), values, values.pop("schedule", "constant"))
 
     def __eq__(self, other: object) -> bool:
-        return str(self) == str(other) if isinstance(other, OptimizerConfig) else NotImplemented  # 1 is not 1.0
+        return str(self) == str(other) if isinstance(other, OptimizerConfig) else NotImplemented  # 1 != 1.0
 
     def __hash__(self) -> int:
         return hash(str(self))
@@ -228,7 +226,7 @@ class OptimizerConfig:
 
 
 def rate_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
-    """What the learning rate is multiplied with in an epoch, counted from 0, of a training of `epochs` epochs.
+    """Returns the factor of the learning rate in an epoch, counted from 0.
 
     >>> [round(rate_factor("cosine", epoch, 8), 3) for epoch in range(8)]
     [0.0, 0.5, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067]
@@ -245,7 +243,7 @@ def rate_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
 def _set_rate(
     schedule: Schedule, epochs: int, steps_per_epoch: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any
 ) -> None:
-    """Sets the learning rate of the update that comes; a hook of the optimizer."""
+    """Sets the learning rate of the next update, as a hook."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * rate_factor(schedule, group["updates"] // steps_per_epoch, epochs)
         group["updates"] += 1
@@ -262,10 +260,10 @@ def _checked_value(name: str, value: Any) -> Hyperparameter:
         return tuple(value)
     short_text = isinstance(value, str) and re.fullmatch("[A-Za-z0-9_.-]{0,40}", value)
     if value is None or isinstance(value, bool) or _is_number(value) or short_text:
-        found: Hyperparameter = value
-        return found
+        hyperparameter: Hyperparameter = value
+        return hyperparameter
     raise ValueError(
-        f"hyperparameter {name}: expected a finite number, a truth value, a short text, None or a list of at most 8 "
+        f"hyperparameter {name}: expected a finite number, a boolean, a short text, None or a list of at most 8 "
         f"numbers, got {reprlib.repr(value)}"
     )
 

@@ -1,4 +1,4 @@
-"""`TunedProgram`: a program with other numbers in the place of its constants, and a learning rate before its update."""
+"""`TunedProgram`: a program with other constants and another step size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from nosbench_env.language.program import (
 _ONE = next(slot for slot, value in CONSTANTS.items() if value == 1.0)
 _SLOTS_BY_VALUE = {float(np.float32(value)): slot for slot, value in CONSTANTS.items()}
 _LARGEST = float(np.finfo(np.float32).max)
-_FUSED_FROM = 100_000  # elements of a model; below, compiling takes longer than it saves
+_MIN_FUSED = 100_000  # elements of a model; for smaller models compilation takes longer than it saves
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,8 +39,8 @@ class ConstantUse:
     """A place in a program where a constant is read.
 
     Attributes:
-        line: The instruction, counted from 1.
-        place: Which of its inputs, counted from 1.
+        line: The number of the instruction, counted from 1.
+        place: The number of its input, counted from 1.
     """
 
     line: int
@@ -48,10 +48,10 @@ class ConstantUse:
 
     @classmethod
     def parse(cls, text: str) -> ConstantUse:
-        """Reads what `str` writes, such as "12.2": line 12, second input.
+        """Reads a text such as "12.2": line 12, second input.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the text has another form.
         """
         line, _, place = text.partition(".")
         if not (line.isdecimal() and place.isdecimal() and len(text) < 12):
@@ -63,7 +63,9 @@ class ConstantUse:
 
 
 def constant_uses(program: Program) -> dict[ConstantUse, float]:
-    """Where a program reads a constant that can reach an update, and its value; in the program's order.
+    """Returns the uses of constants that can reach an update.
+
+    Each is mapped to its value, in the program's order.
 
     >>> uses = constant_uses(Program.parse("r9 = exp(0.5); r9 = sub(1.0, 0.1); r10 = mul(grad, r9)"))
     >>> {str(use): value for use, value in uses.items()}
@@ -83,20 +85,20 @@ def constant_uses(program: Program) -> dict[ConstantUse, float]:
 
 @dataclass(frozen=True)
 class TunedProgram:
-    """A program whose constants may be any numbers, one for each use, and whose update is multiplied by `lr`.
+    """A program with arbitrary constants and an update multiplied by `lr`.
 
-    The language has six constants; this is for looking at what lies between them. It is no `Program`, and has no place
-    in the search space; the oracle evaluates it all the same, under a key of its own.
+    The language has six constants; a tuned program has any number at each use of one. It is no `Program` and lies
+    outside the search space. The oracle evaluates it under a key of its own.
 
     Args:
         program: The program.
-        constants: The number for each use of a constant that gets another than the program's.
-        lr: Multiplier of the update.
+        constants: The new number for each use of a constant that changes.
+        lr: The factor of the update.
 
     Raises:
         TypeError: If `program` is not a `Program`.
-        ValueError: If a use is none of the program's, or a number is not finite in float32, or `lr` is negative, or the
-            program has no slots left to hold the numbers.
+        ValueError: If a use is none of the program's, a number is not finite in float32, `lr` is negative, or the
+            program has too few free slots for the numbers.
 
     >>> sgd = Program.parse("r9 = mul(grad, 0.01)")
     >>> print(TunedProgram(sgd, {ConstantUse(1, 2): 0.03}))
@@ -111,13 +113,13 @@ class TunedProgram:
         uses = constant_uses(self.program)
         for use, value in self.constants.items():
             if use not in uses:
-                known = ", ".join(f"{known} ({value!r})" for known, value in uses.items()) or "none"
-                raise ValueError(f"the program uses no constant at {use}; its uses (line.input) are {known}")
+                known = ", ".join(f"{own} ({value!r})" for own, value in uses.items()) or "none"
+                raise ValueError(f"the program reads no constant at {use}; it reads (line.input) {known}")
             if not _is_number(value):
                 raise ValueError(f"the constant at {use} must be a number that float32 can hold, got {value!r}")
         if not _is_number(self.lr) or self.lr < 0:
             raise ValueError(f"lr must be a finite number >= 0, got {self.lr!r}")
-        # What is the program's own is no change; in the program's order, so that equals compare equal.
+        # Only real changes are kept, in the program's order, so that equal tuned programs compare equal.
         changed = {
             use: float(self.constants[use])
             for use, value in uses.items()
@@ -128,7 +130,7 @@ class TunedProgram:
         self.spelled_out()
 
     def as_program(self) -> Program | None:
-        """The same as a `Program`, if `lr` is 1 and all numbers are constants of the language; else None."""
+        """Returns an equal `Program`, or None if `lr` or a number is outside the language."""
         if self.lr != 1.0:
             return None
         instructions = list(self.program)
@@ -140,7 +142,7 @@ class TunedProgram:
         return Program(tuple(instructions))
 
     def spelled_out(self) -> tuple[Program, dict[int, float]]:
-        """A program that reads the numbers from slots of their own, which it leaves as they are, and those slots."""
+        """Returns a program that reads the numbers from free slots, and these slots' values."""
         used = {slot for instruction in self.program for slot in (*instruction.inputs, instruction.output)}
         free = [slot for slot in range(MAX_SLOTS - 1, FIRST_WRITABLE_SLOT - 1, -1) if slot not in used]
         slots: dict[float, int] = {}
@@ -151,21 +153,21 @@ class TunedProgram:
                     raise ValueError(f"the program has no room for {len(self.constants)} numbers; simplify it first")
                 slots[value] = free[len(slots)]
             instructions[use.line - 1] = _reading(instructions[use.line - 1], use.place, slots[value])
-        # A slot that nothing writes holds 0 for the compiled steps; one that is written as it is, is handed on.
-        handed_on = [Instruction("mul", (slot, _ONE), slot) for slot in slots.values()]
-        return Program((*handed_on, *instructions)), {slot: value for value, slot in slots.items()}
+        # Compiled steps take a slot that is never written as 0, so each slot is written with its own value.
+        rewritten = [Instruction("mul", (slot, _ONE), slot) for slot in slots.values()]
+        return Program((*rewritten, *instructions)), {slot: value for value, slot in slots.items()}
 
     def make_optimizer(self, params: Iterable[Any], epochs: int = 0, steps_per_epoch: int = 0) -> TunedOptimizer:
-        """The optimizer that this is, however long the training; compiled for large models of float32 parameters."""
+        """Makes the optimizer, compiled for large models; the length does not matter."""
         return TunedOptimizer(params, self)
 
-    def identity(self, epochs: int = 0) -> str:
-        """What stands for it in keys of the store, however long the training."""
+    def identity_value(self, epochs: int = 0) -> str:
+        """Returns the identity value in keys of the store, for any length of training."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
         return f"tuned-1:{blake2b(text.encode(), digest_size=16).hexdigest()}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; the inverse of `from_json`."""
+        """Returns JSON data; the inverse of `from_json`."""
         return {
             "program": self.program.to_json(),
             "constants": [[use.line, use.place, value] for use, value in self.constants.items()],
@@ -174,10 +176,12 @@ class TunedProgram:
 
     @classmethod
     def from_json(cls, data: Any) -> TunedProgram:
-        """Reads the JSON form: `program` as `Program.from_json` takes it, `constants` [line, input, number], and `lr`.
+        """Reads the data that `to_json` returns.
+
+        They have `program` as `Program.from_json` takes it, `constants` as lists of line, input and number, and `lr`.
 
         Raises:
-            ValueError: If it is none, or says something impossible.
+            ValueError: If the data describe no tuned program.
         """
         if not isinstance(data, dict) or set(data) != {"program", "constants", "lr"}:
             raise ValueError(f"expected an object with program, constants and lr, got {str(data)[:80]}")
@@ -219,21 +223,21 @@ class TunedOptimizer(ProgramOptimizer):
 
     Args:
         params: As `ProgramOptimizer` takes them.
-        tuned: What to run.
-        fused: As in `ProgramOptimizer`; None compiles for models of plain float32 parameters that are large enough.
+        tuned: The tuned program.
+        fused: As in `ProgramOptimizer`; None compiles for large models of plain float32 parameters.
     """
 
     def __init__(self, params: Iterable[Any], tuned: TunedProgram, *, fused: bool | None = None) -> None:
         params = list(params)
         program, self._numbers = tuned.spelled_out()
         self.tuned = tuned
-        super().__init__(params, program, tuned.lr, fused=_pays(params) if fused is None else fused)
+        super().__init__(params, program, tuned.lr, fused=_pays_off(params) if fused is None else fused)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         state = super()._advance(param)
         if state["step"] == 1:
             dtype = torch.promote_types(param.dtype, torch.float32)
-            # The compiled steps want all slots that are carried, or none.
+            # Compiled steps need the values of all carried slots, or of none.
             start = dict.fromkeys(carried_slots(self.program), 0.0) | self._numbers
             state["memory"] = {
                 slot: torch.tensor(value, dtype=dtype, device=param.device) for slot, value in start.items()
@@ -259,8 +263,8 @@ def _is_number(value: object) -> bool:
     return math.isfinite(value) and abs(float(value)) <= _LARGEST
 
 
-def _pays(params: list[Any]) -> bool:
-    """Whether to compile: the parameters are such as the compiled steps take, and many."""
+def _pays_off(params: list[Any]) -> bool:
+    """Returns True if compiled steps suit these parameters and save time."""
     plain = all(
         isinstance(param, Tensor)
         and type(param) in (torch.nn.Parameter, Tensor)
@@ -270,4 +274,4 @@ def _pays(params: list[Any]) -> bool:
         and (param.is_cpu or param.is_cuda)
         for param in params
     )
-    return plain and sum(param.numel() for param in params) >= _FUSED_FROM
+    return plain and sum(param.numel() for param in params) >= _MIN_FUSED

@@ -1,4 +1,4 @@
-"""The tasks, by name. Importing this module imports no torch; `make_task` does."""
+"""The table of tasks by name; importing it loads no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from nosbench_env.tasks.task import Task
 
 
-# Name -> "module:class", or "module:class:argument"; the class takes a device, and the argument first.
+# Name -> "module:class" or "module:class:argument". The class takes the argument, if there is one, and `device` and
+# `arithmetic`.
 TASKS: Mapping[str, str] = MappingProxyType(
     {
         "pfn": "nosbench_env.tasks.pfn:PFNTask",
@@ -25,20 +26,23 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "mlp-wine": "nosbench_env.tasks.mlp:MLPTask:wine",
     }
 )
-# And one for each data set of OpenML, by its number there.
+# Further tasks: a data set of OpenML by its number.
 _OPENML = re.compile("mlp-(openml-[1-9][0-9]{0,8})")
 
 
 def make_task(name: str, device: str = "auto", arithmetic: str = "float32") -> Task:
-    """Makes a task: "pfn" is the paper's, "toy" takes less than a second, "mlp" trains a deep classifier.
+    """Makes a task.
+
+    "pfn" is the paper's task, "toy" takes less than a second, "mlp" trains a deep classifier.
 
     Args:
-        name: A name in `TASKS`, or "mlp-openml-ID" for the data set of that number on OpenML.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-        arithmetic: "float32", or "tf32", which is faster on a GPU and less exact; its results have keys of their own.
+        name: A name in `TASKS`, or "mlp-openml-ID" with the number of a data set on OpenML.
+        device: "auto" (a GPU if available), "cpu", "cuda" or "cuda:N".
+        arithmetic: "float32", or "tf32", which is faster on a GPU and less exact. Results of "tf32" are stored under
+            keys of their own.
 
     Raises:
-        ValueError: If the name, the device or the arithmetic is unknown, or not available, or data can't be got.
+        ValueError: If the name, the device, the arithmetic or the data set is unknown or unavailable.
     """
     check_arithmetic(arithmetic)
     _, _, *arguments = _entry(name)
@@ -47,24 +51,28 @@ def make_task(name: str, device: str = "auto", arithmetic: str = "float32") -> T
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a task, which has its `probe`; it takes none of the task's data to know."""
+    """Returns the class of a task, with its `version` and `probe`, without loading data."""
     module, class_name, *_ = _entry(name)
-    found: type[Task] = getattr(import_module(module), class_name)
-    return found
+    named: type[Task] = getattr(import_module(module), class_name)
+    return named
 
 
 def check_task_name(name: str) -> str:
-    """`name` if it names a task; whether OpenML has a data set of that number is not asked here."""
+    """Returns `name` if it names a task; does not ask OpenML.
+
+    Raises:
+        ValueError: If it names none.
+    """
     if not isinstance(name, str) or not (name in TASKS or _OPENML.fullmatch(name)):
         raise ValueError(
             f"unknown task {name!r}; known are {', '.join(TASKS)}, "
-            "and mlp-openml-ID with the number of a data set of OpenML, such as mlp-openml-31"
+            "and mlp-openml-ID with the number of a data set on OpenML, such as mlp-openml-31"
         )
     return name
 
 
 def _entry(name: str) -> list[str]:
-    """Module, class and arguments of a task."""
+    """Returns module, class and arguments of a task."""
     openml = _OPENML.fullmatch(check_task_name(name))
     entry = TASKS["mlp"].replace("digits", openml[1]) if openml else TASKS[name]
     return entry.split(":")

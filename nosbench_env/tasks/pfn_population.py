@@ -1,14 +1,14 @@
-"""PFNs of a population, trained side by side: stacked weights, with the forward and the backward pass written out.
+"""PFNs trained side by side, with hand-written passes over stacked weights.
 
-What `PFN` and autograd compute, for any number of models at once and without work whose result nobody reads: keys and
-values of the context alone, in the last layer only the points that are predicted, gradients straight into one buffer.
+The passes compute the losses and gradients of `PFN` and autograd, for any number of models at once. They leave out
+unused results: keys and values are computed for the context alone, the last layer for the predicted points alone.
+Gradients are written straight into one buffer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,16 +22,18 @@ _NORM_EPSILON = 1e-5  # torch's default
 _SCALE = 1 / math.sqrt(HEAD)
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """Data of consecutive steps, the same for every program. Rows are points, and data sets within a point.
+class Batch(NamedTuple):
+    """The data of a step, equal for all models.
+
+    Rows run over points, and over data sets within a point. With one more dimension in front, the tensors hold the data
+    of consecutive steps.
 
     Attributes:
-        x: `(steps, points * data sets, 1)`, standardised.
-        y: `(steps, points * data sets, 1)`.
-        bucket: `(steps, points * data sets, 1)` int64: which bucket the label falls in.
-        offset: `(steps, points * data sets)`: what the loss is beyond the cross entropy of the bucket.
-        num_datasets: Data sets in a batch.
+        x: `(points * data sets, 1)`, standardised.
+        y: `(points * data sets, 1)`.
+        bucket: `(points * data sets, 1)` int64, the bucket of each label.
+        offset: `(points * data sets)`, the difference between the loss and the cross entropy of the bucket.
+        num_datasets: The number of data sets.
     """
 
     x: Tensor
@@ -41,45 +43,21 @@ class Batches:
     num_datasets: int
 
     def at(self, step: int | Tensor) -> Batch:
-        """The batch of a step; of a step that a device knows `(1,)` int64, without asking the device."""
+        """Returns the data of a step; a tensor `(1,)` int64 is read without synchronisation."""
         if isinstance(step, int):
-            return Batch(self.x[step], self.y[step], self.bucket[step], self.offset[step], self.num_datasets)
-        x, y, bucket, offset = (data.index_select(0, step)[0] for data in (self.x, self.y, self.bucket, self.offset))
-        return Batch(x, y, bucket, offset, self.num_datasets)
-
-    def room(self, device: torch.device, steps: int) -> Batches:
-        """Room for the batches of so many steps on a device."""
-        x, y, bucket, offset = (
-            part.new_zeros(steps, *part.shape[1:], device=device) for part in (self.x, self.y, self.bucket, self.offset)
-        )
-        return Batches(x, y, bucket, offset, self.num_datasets)
-
-    def replace(self, other: Batches) -> None:
-        """Overwrites the first steps with those of `other`."""
-        for name in ("x", "y", "bucket", "offset"):
-            data = getattr(other, name)
-            getattr(self, name)[: len(data)].copy_(data)
-
-
-class Batch(NamedTuple):
-    """The data of one step; see `Batches`."""
-
-    x: Tensor
-    y: Tensor
-    bucket: Tensor
-    offset: Tensor
-    num_datasets: int
+            return Batch._make((*(tensor[step] for tensor in self[:4]), self.num_datasets))
+        return Batch._make((*(tensor.index_select(0, step)[0] for tensor in self[:4]), self.num_datasets))
 
 
 class PFNPopulation:
     """The weights and gradients of several PFNs.
 
     Args:
-        weights: `(size, parameters)`, a model a row, its tensors one after the other.
+        weights: `(size, parameters)`. A row holds the tensors of a model one after the other.
         shapes: The shapes of a model's tensors, in the order of its parameters.
 
     Attributes:
-        grads: `(size, parameters)`; the gradients of the last `loss_and_gradients`.
+        grads: `(size, parameters)`, the gradients of the last call of `loss_and_gradients`.
     """
 
     def __init__(self, weights: Tensor, shapes: Sequence[torch.Size]) -> None:
@@ -88,49 +66,49 @@ class PFNPopulation:
         self._parts, self._grad_parts = self._stacked(self.weights), self._stacked(self.grads)
 
     @classmethod
-    def alike(cls, model: PFN, size: int, device: torch.device | str = "cpu") -> PFNPopulation:
-        """So many models that start as this one."""
+    def copies(cls, model: PFN, size: int, device: torch.device | str = "cpu") -> PFNPopulation:
+        """Makes a population of `size` copies of a model."""
         params = list(model.parameters())
         row = torch.cat([param.detach().reshape(-1) for param in params])
         return cls(row.to(device).repeat(size, 1), [param.shape for param in params])
 
     @property
     def size(self) -> int:
-        """How many models."""
+        """The number of models."""
         return self.weights.shape[0]
 
     def tensors(self, row: Tensor) -> list[Tensor]:
-        """A row of `weights` or `grads` as a model's tensors: views."""
+        """Returns the tensors of a model, views of a row of `weights` or `grads`."""
         parts = torch.split(row, [shape.numel() for shape in self.shapes])
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _stacked(self, rows: Tensor) -> _Parts:
-        """A buffer `(size, parameters)` as tensors `(size, *shape)`; those of a single model without the dimension."""
+        """Returns views of all rows as tensors `(size, *shape)`; `shape` for a single row."""
         if len(rows) == 1:
             return _Parts.of(self.tensors(rows[0]))
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
         return _Parts.of([part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)])
 
     def keep(self, models: Sequence[int]) -> PFNPopulation:
-        """These models alone."""
+        """Returns a population of some of the models."""
         index = torch.tensor(models, device=self.weights.device)
         return PFNPopulation(self.weights.index_select(0, index), self.shapes)
 
     @torch.no_grad()
     def loss(self, batch: Batch, num_context: int) -> Tensor:
-        """The loss of each model, `(size,)`: mean negative log likelihood in nats of the points after the context."""
-        return _Forward(self._parts, batch, num_context, keep=False).loss.view(self.size)
+        """Returns the losses `(size,)`: mean negative log likelihoods after the context, in nats."""
+        return _Forward(self._parts, batch, num_context, for_backward=False).loss.view(self.size)
 
     @torch.no_grad()
     def loss_and_gradients(self, batch: Batch, num_context: int) -> Tensor:
-        """The same, and its gradients in `grads`."""
-        forward = _Forward(self._parts, batch, num_context, keep=True)
+        """Returns the losses like `loss`, and writes their gradients to `grads`."""
+        forward = _Forward(self._parts, batch, num_context, for_backward=True)
         forward.backward(self._grad_parts)
         return forward.loss.view(self.size)
 
 
-# Below, "..." in a shape is the number of models; for a single model the dimension is left out, since the processor's
-# plain matrix product and fused operations are faster than those for stacks.
+# In the shapes below, "..." is the number of models. For a single model the dimension is left out, since plain matrix
+# products and fused operations are faster than those of stacks.
 
 
 class _Linear(NamedTuple):
@@ -138,7 +116,7 @@ class _Linear(NamedTuple):
     bias: Tensor  # (..., outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` `(..., rows, inputs)` -> `(..., rows, outputs)`."""
+        """Maps `x` `(..., rows, inputs)` to `(..., rows, outputs)`."""
         if x.dim() == 2:
             return torch.addmm(self.bias, x, self.weight.t())
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
@@ -150,13 +128,13 @@ class _Linear(NamedTuple):
         else:
             grad_input.baddbmm_(grad_output, self.weight)
 
-    def become_gradient(self, x: Tensor, grad_output: Tensor) -> None:
-        """Turns these tensors into the gradients of a map that was applied to `x`."""
+    def set_gradients(self, x: Tensor, grad_output: Tensor) -> None:
+        """Overwrites these tensors with the gradients of a map applied to `x`."""
         torch.matmul(grad_output.mT, x, out=self.weight)
         torch.sum(grad_output, dim=-2, out=self.bias)
 
     def rows(self, start: int, end: int) -> _Linear:
-        """Some of the outputs alone."""
+        """Returns the map to the outputs from `start` to `end`."""
         return _Linear(self.weight[..., start:end, :], self.bias[..., start:end])
 
 
@@ -165,7 +143,7 @@ class _Norm(NamedTuple):
     bias: Tensor
 
     def __call__(self, x: Tensor) -> tuple[Tensor, _Normed]:
-        """Layer normalisation, and what its backward pass needs."""
+        """Returns the normalised `x` and the inputs of `backward`."""
         if x.dim() == 2:
             y, mean, deviation = torch.native_layer_norm(x, (EMBEDDING,), self.weight, self.bias, _NORM_EPSILON)
             return y, _Normed(x, y, mean, deviation)
@@ -175,7 +153,7 @@ class _Norm(NamedTuple):
         )
 
     def backward(self, grad: _Norm, saved: _Normed, grad_output: Tensor) -> Tensor:
-        """Writes the gradients of weight and bias; returns that of the input."""
+        """Writes its gradients to `grad` and returns that of the input."""
         backward = torch.ops.aten.native_layer_norm_backward
         statistics = saved.x, (EMBEDDING,), saved.mean, saved.deviation
         if grad_output.dim() == 2:
@@ -195,13 +173,13 @@ class _Norm(NamedTuple):
 
 class _Normed(NamedTuple):
     x: Tensor
-    normed: Tensor  # without weight and bias, for stacks
+    normed: Tensor  # for stacks before weight and bias are applied
     mean: Tensor
     deviation: Tensor
 
 
 class _Layer(NamedTuple):
-    """A transformer layer's tensors, in the order of its parameters."""
+    """The tensors of a layer, in the order of its parameters."""
 
     attention_in: _Linear
     attention_out: _Linear
@@ -212,7 +190,7 @@ class _Layer(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """A model's tensors by their use."""
+    """The tensors of a model by their use."""
 
     x_encoder: _Linear
     layers: tuple[_Layer, ...]
@@ -237,19 +215,19 @@ class _Parts(NamedTuple):
 
 
 def _unpack(attention_in: _Linear) -> tuple[_Linear, _Linear]:
-    """The packed projection as what makes the queries, and what makes keys and values."""
+    """Splits the packed projection: queries; keys and values."""
     return attention_in.rows(0, EMBEDDING), attention_in.rows(EMBEDDING, 3 * EMBEDDING)
 
 
 class _LayerForward:
-    """The forward pass of a layer, which keeps what the backward pass needs.
+    """The forward pass of a layer, kept for the backward pass.
 
     Args:
         layer: The layer.
         tokens: `(..., rows, embedding)`.
-        num_context: Rows that are context.
-        num_datasets: Rows a point.
-        predicted_only: Whether only the rows after the context are asked for.
+        num_context: The number of rows that are context.
+        num_datasets: The number of rows per point.
+        predicted_only: True to compute only the rows after the context.
     """
 
     def __init__(
@@ -262,8 +240,8 @@ class _LayerForward:
             for_query, for_context = _unpack(layer.attention_in)
             query = for_query(self.asking)
             key, value = for_context(self.context).chunk(2, dim=-1)
-            # Attention happens within a data set and a head: (size * data sets * heads, points, head)
-            # Scaled before the product, by a power of two: exact, and large products don't overflow.
+            # Attention within a data set and a head: (size * data sets * heads, points, head). The scale, a power of
+            # two, comes before the product: it is exact, and large products don't overflow.
             self.query, self.key, self.value = (self._split(part) for part in (query * _SCALE, key, value))
             self.attention = torch.softmax(torch.bmm(self.query, self.key.transpose(1, 2)), dim=-1)
             self.attended = self._join(torch.bmm(self.attention, self.value))
@@ -277,12 +255,12 @@ class _LayerForward:
         self.result, self.normed2 = layer.norm2(between + layer.output(self.activated))
 
     def backward(self, grad: _Layer, grad_result: Tensor) -> Tensor:
-        """Writes the gradients of the layer's tensors; returns that of `tokens`."""
+        """Writes its gradients to `grad` and returns that of `tokens`."""
         layer = self.layer
         grad_sum = layer.norm2.backward(grad.norm2, self.normed2, grad_result)
-        grad.output.become_gradient(self.activated, grad_sum)
+        grad.output.set_gradients(self.activated, grad_sum)
         grad_hidden = torch.ops.aten.gelu_backward(torch.matmul(grad_sum, layer.output.weight), self.hidden)
-        grad.hidden.become_gradient(self.between, grad_hidden)
+        grad.hidden.set_gradients(self.between, grad_hidden)
         layer.hidden.add_input_gradient(grad_sum, grad_hidden)
         grad_asking = layer.norm1.backward(grad.norm1, self.normed1, grad_sum)
         num_context = self.context.shape[-2]
@@ -292,7 +270,7 @@ class _LayerForward:
             torch.sum(grad_asking, dim=-2, out=grad.attention_out.bias)
             return grad_asking
 
-        grad.attention_out.become_gradient(self.attended, grad_asking)
+        grad.attention_out.set_gradients(self.attended, grad_asking)
         grad_attended = self._split(torch.matmul(grad_asking, layer.attention_out.weight))
         grad_value = torch.bmm(self.attention.transpose(1, 2), grad_attended)
         grad_attention = torch.bmm(grad_attended, self.value.transpose(1, 2))
@@ -302,8 +280,8 @@ class _LayerForward:
         grad_key_value = torch.cat([grad_key, self._join(grad_value)], dim=-1)
         for_query, for_context = _unpack(layer.attention_in)
         grad_of_query, grad_of_context = _unpack(grad.attention_in)
-        grad_of_query.become_gradient(self.asking, grad_query)
-        grad_of_context.become_gradient(self.context, grad_key_value)
+        grad_of_query.set_gradients(self.asking, grad_query)
+        grad_of_context.set_gradients(self.context, grad_key_value)
         for_query.add_input_gradient(grad_asking, grad_query)
         if self.asking is not self.tokens:
             return torch.cat([torch.matmul(grad_key_value, for_context.weight), grad_asking], dim=-2)
@@ -311,14 +289,14 @@ class _LayerForward:
         return grad_asking
 
     def _split(self, rows: Tensor) -> Tensor:
-        """`(..., points * data sets, embedding)` -> `(... * data sets * heads, points, head)`."""
+        """Reshapes `(..., points * data sets, embedding)` to `(... * data sets * heads, points, head)`."""
         *models, num_rows, _ = rows.shape
         num_points = num_rows // self.num_datasets
         points = rows.reshape(*models, num_points, self.num_datasets * HEADS, HEAD)
         return points.transpose(-3, -2).reshape(-1, num_points, HEAD)
 
     def _join(self, parts: Tensor) -> Tensor:
-        """The inverse of `_split`."""
+        """Inverts `_split`."""
         models, num_points = self.tokens.shape[:-2], parts.shape[1]
         parts = parts.view(*models, self.num_datasets * HEADS, num_points, HEAD).transpose(-3, -2)
         return parts.reshape(*models, num_points * self.num_datasets, EMBEDDING)
@@ -330,11 +308,11 @@ class _Forward:
     Args:
         parts: The models' tensors.
         batch: The data.
-        num_context: How many points are context.
-        keep: Whether to keep what the backward pass needs.
+        num_context: The number of context points.
+        for_backward: True to keep the inputs of the backward pass.
     """
 
-    def __init__(self, parts: _Parts, batch: Batch, num_context: int, *, keep: bool) -> None:
+    def __init__(self, parts: _Parts, batch: Batch, num_context: int, *, for_backward: bool) -> None:
         self.parts, self.batch = parts, batch
         self.num_context = num_context * batch.num_datasets  # rows
         self.models = parts.x_encoder.weight.shape[:-2]  # () or (size,)
@@ -347,34 +325,34 @@ class _Forward:
             last = layer is parts.layers[-1]
             forward = _LayerForward(layer, tokens, self.num_context, batch.num_datasets, predicted_only=last)
             tokens = forward.result
-            if keep:
+            if for_backward:
                 self.layers.append(forward)
         self.predicted = tokens
         self.hidden = parts.decoder_hidden(tokens)
         self.activated = F.gelu(self.hidden)
         self.log_probabilities = torch.log_softmax(parts.decoder_output(self.activated), dim=-1)
         self.buckets = batch.bucket[self.num_context :].expand(*self.models, -1, -1)
-        of_labels = self.log_probabilities.gather(-1, self.buckets).squeeze(-1)
-        losses = batch.offset[self.num_context :] - of_labels
-        self.of_datasets = losses.view(*self.models, -1, batch.num_datasets).mean(dim=-2)
-        self.loss = self.of_datasets.nanmean(dim=-1)
+        label_log_probabilities = self.log_probabilities.gather(-1, self.buckets).squeeze(-1)
+        losses = batch.offset[self.num_context :] - label_log_probabilities
+        self.dataset_losses = losses.view(*self.models, -1, batch.num_datasets).mean(dim=-2)
+        self.loss = self.dataset_losses.nanmean(dim=-1)
 
     def backward(self, grad: _Parts) -> None:
-        """Writes the gradients of the losses."""
+        """Writes the gradients of the losses to `grad`."""
         parts, num_datasets = self.parts, self.batch.num_datasets
         num_points = self.log_probabilities.shape[-2] // num_datasets
-        counted = (~self.of_datasets.isnan()).to(self.of_datasets.dtype)
-        factors = counted / (counted.sum(dim=-1, keepdim=True) * num_points)  # of a data set's labels in the loss
+        counted = (~self.dataset_losses.isnan()).to(self.dataset_losses.dtype)
+        label_weights = counted / (counted.sum(dim=-1, keepdim=True) * num_points)  # equal within a data set
         grad_logits = self.log_probabilities.exp_()
         grad_logits.scatter_add_(-1, self.buckets, grad_logits.new_full(self.buckets.shape, -1.0))
-        of_points = grad_logits.view(*self.models, num_points, num_datasets, -1)
-        of_points *= factors.unsqueeze(-2).unsqueeze(-1)
+        by_point = grad_logits.view(*self.models, num_points, num_datasets, -1)
+        by_point *= label_weights.unsqueeze(-2).unsqueeze(-1)
 
-        grad.decoder_output.become_gradient(self.activated, grad_logits)
+        grad.decoder_output.set_gradients(self.activated, grad_logits)
         grad_hidden = torch.ops.aten.gelu_backward(torch.matmul(grad_logits, parts.decoder_output.weight), self.hidden)
-        grad.decoder_hidden.become_gradient(self.predicted, grad_hidden)
+        grad.decoder_hidden.set_gradients(self.predicted, grad_hidden)
         grad_tokens = torch.matmul(grad_hidden, parts.decoder_hidden.weight)
         for forward, layer_grad in zip(reversed(self.layers), reversed(grad.layers), strict=True):
             grad_tokens = forward.backward(layer_grad, grad_tokens)
-        grad.x_encoder.become_gradient(self.x, grad_tokens)
-        grad.y_encoder.become_gradient(self.y, grad_tokens[..., : self.num_context, :])
+        grad.x_encoder.set_gradients(self.x, grad_tokens)
+        grad.y_encoder.set_gradients(self.y, grad_tokens[..., : self.num_context, :])

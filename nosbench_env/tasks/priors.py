@@ -1,4 +1,4 @@
-"""Priors: distributions over data sets, from which a PFN learns to predict (paper, Appendix C)."""
+"""Priors: the distributions of a PFN's data sets (paper, Appendix C)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ WEIGHT_STD = 1.0  # b in Appendix C; the paper does not state it, its code uses 
 def sample_ridge_regression(
     generator: torch.Generator, num_datasets: int, num_points: int, num_features: int
 ) -> tuple[Tensor, Tensor]:
-    """Draws data sets from Bayesian linear regression with an intercept: `y ~ N(w . [x, 1], a^2)`, `w ~ N(0, b^2 I)`.
+    """Draws data sets from Bayesian linear regression with an intercept.
 
-    Draws in the order of the paper's code (weights, inputs, noise), so that its seeds give its data.
+    `y ~ N(w . [x, 1], a^2)`, `w ~ N(0, b^2 I)`. Weights, inputs and noise are drawn in the order of the paper's code,
+    so that its seeds give its data.
 
     Returns:
         `x`, `(num_points, num_datasets, num_features)` float32 uniform in [0, 1], and

@@ -1,4 +1,4 @@
-"""Tasks train a model with an optimizer and return the learning curve."""
+"""The protocol of tasks, which train models and return learning curves."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: `step` updates of `steps` done; `loss` is the training loss before the last one.
+    """The progress of a training.
 
-    Of several trainings in one call, it is that of program `index` of `programs`. The loss is NaN where none is known.
+    Attributes:
+        step: The number of updates done.
+        steps: The number of updates of the whole training.
+        loss: The training loss before the last update; NaN if it was not computed.
+        index: The index of the program in a call that trains with several.
+        programs: The number of programs in that call.
     """
 
     step: int
@@ -41,14 +46,14 @@ class Curve:
 
     Attributes:
         step_losses: `(epochs, steps per epoch)` float64, the training loss of each step before its update, in the
-            task's unit (nats for "pfn"). NaN after the parameters turned non-finite: no further step is computed.
-        stopped_at: How many updates it took until a parameter was non-finite, or None. The last update counts too:
-            such a curve is finite to its end, and any longer training is known to be NaN from there on. Counted from
-            the beginning of the training, whatever `first_epoch` is.
-        first_epoch: Row `i` of `step_losses` is epoch `first_epoch + i`; more than 0 where only the last was asked for.
-        seconds: What the steps took, for programs trained side by side their share; None if the task does not say.
-        validation_losses: `(epochs,)` float64, for a task that validates: the loss on other data after each epoch's
-            last update. NaN from the epoch on in which the parameters turned non-finite.
+            task's unit (nats for "pfn"). NaN after a parameter turned non-finite, since no further step is computed.
+        stopped_at: The number of the update that made a parameter non-finite, counted from 1 over the whole training;
+            None if all parameters stayed finite. It may be the last update: then the curve is finite to its end, and
+            all losses of a longer training are NaN from there on.
+        first_epoch: The epoch of the first row of `step_losses`. It is above 0 if only the last epoch was asked for.
+        seconds: The time of the steps, or its share for programs trained side by side; None if unknown.
+        validation_losses: `(epochs,)` float64, the loss on other data after each epoch's last update, for a task that
+            validates. NaN from the epoch in which a parameter turned non-finite.
     """
 
     step_losses: NDArray[np.float64]
@@ -59,9 +64,10 @@ class Curve:
 
     @property
     def epoch_means(self) -> NDArray[np.float64]:
-        """The loss of each epoch from `first_epoch` on, `(epochs,)` float64, as the oracle reports it.
+        """The losses that the oracle reports, `(epochs,)` float64.
 
-        The validation loss where the task has one, else the mean of the epoch's steps.
+        They are validation losses if the task has them, otherwise means of step losses. The first is that of epoch
+        `first_epoch`.
         """
         if self.validation_losses is not None:
             return self.validation_losses
@@ -70,18 +76,21 @@ class Curve:
 
 
 class Task(Protocol):
-    """What the oracle needs of a task. `make_task` makes those of `TASKS`; any object with these members will do.
+    """The members of a task that the oracle uses.
+
+    `make_task` makes the tasks of `TASKS`. Any other object with these members can be passed to the oracle;
+    `nosbench_env.tasks.model_task.ModelTask` implements most of them.
 
     Attributes:
-        name: Names the task in keys of the store.
-        version: Changes whenever results change.
+        name: The name of the task in keys of the store.
+        version: A number that changes whenever results change.
         arithmetic: The precision of training, part of the keys: "float32".
-        device: Where training runs, as torch writes it.
+        device: The device of training, as torch writes it.
         default_epochs: The length of training that the benchmark reports.
-        steps_per_epoch: Updates in an epoch.
+        steps_per_epoch: The number of updates in an epoch.
 
-    A task may have an attribute `probe`, a `Probe` that says what its tensors look like; where there is none, programs
-    are told apart by `ANY_PROBE`, and none is taken to diverge without training.
+    A task may also have a `probe`, a `Probe` that describes its tensors. Without one, fingerprints use `ANY_PROBE`, and
+    no program is judged to diverge without training.
     """
 
     name: str
@@ -100,15 +109,16 @@ class Task(Protocol):
         on_step: OnStep | None = None,
         checkpoint: Path | str | None = None,
     ) -> Curve:
-        """Trains a fresh model with the optimizer that `make_optimizer(model.parameters())` returns.
+        """Trains a new model with the optimizer that `make_optimizer(model.parameters())` returns.
 
         Args:
-            make_optimizer: Any optimizer: `torch.optim.AdamW`, or `lambda params: ProgramOptimizer(params, program)`.
-            epochs: How long; `default_epochs` if None.
-            seed: Data, initial weights and everything else drawn; 0 is the paper's.
+            make_optimizer: Makes the optimizer: `torch.optim.AdamW`, or
+                `lambda params: ProgramOptimizer(params, program)`.
+            epochs: The length of training; `default_epochs` if None.
+            seed: The seed of data, initial weights and all other random draws; 0 is the paper's.
             on_step: Called after every update.
-            checkpoint: A file to resume from if it exists, written after every epoch. Resumed training continues to
-                the last bit.
+            checkpoint: A file that is written after every epoch and, if it exists, resumed from. A resumed training is
+                bit-identical to an uninterrupted one.
 
         Raises:
             ValueError: If `epochs` or `seed` is out of range, or the checkpoint belongs to another training.
@@ -125,22 +135,24 @@ class Task(Protocol):
         on_curve: OnCurve | None = None,
         last_epoch_only: bool = False,
     ) -> list[Curve]:
-        """Trains once with each program, as `train` with `ProgramOptimizer` would; a task may do it faster.
+        """Trains once with each program, as `train` with `ProgramOptimizer` does.
+
+        A task may compile programs or train several side by side. The losses then agree up to rounding.
 
         Args:
-            programs: What to train with.
+            programs: The programs to train with.
             epochs: As in `train`.
             seed: As in `train`.
             on_step: As in `train`, for each training.
-            on_curve: Called with a program's index and curve as soon as it is known, so that none need be lost.
-            last_epoch_only: A hint that only the last epoch's mean is asked for: a task may then return curves that
-                hold only that epoch (`first_epoch = epochs - 1`), as it can with less work for a program that reads no
-                gradient.
+            on_curve: Called with the index and the curve of a program as soon as the curve is known, so that an
+                interrupt loses no finished curve.
+            last_epoch_only: A hint that only the loss of the last epoch is needed. A task may then return curves of
+                that epoch alone (`first_epoch = epochs - 1`); for programs that read no gradient this saves work.
         """
         ...
 
 
 def probe_of(task: Task | type[Task]) -> Probe:
-    """Returns the probe of a task or its class; `ANY_PROBE` for a task without one."""
+    """Returns the probe of a task or class; `ANY_PROBE` without one."""
     probe: Probe = getattr(task, "probe", ANY_PROBE)
     return probe

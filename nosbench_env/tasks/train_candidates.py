@@ -1,4 +1,4 @@
-"""Training with whatever the oracle evaluates: programs, tuned programs and optimizers of libraries."""
+"""Training with candidates of all kinds: programs and other optimizers."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ def train_candidates(
     on_curve: OnCurve,
     last_epoch_only: bool = False,
 ) -> None:
-    """Trains once with each candidate: programs as `Task.train_programs` does, then optimizers one after the other.
+    """Trains a task once with each candidate.
+
+    Programs go to `Task.train_programs` together. The others are trained after them, one by one, by `Task.train`.
 
     Args:
-        task: Trains.
-        candidates: What to train with.
+        task: The task to train.
+        candidates: The candidates to train with.
         epochs: As in `Task.train`.
         seed: As in `Task.train`.
         on_step: As in `Task.train_programs`.
-        on_curve: Called with a candidate's index and curve as soon as it is known.
+        on_curve: Called with the index and the curve of a candidate as soon as the curve is known.
         last_epoch_only: As in `Task.train_programs`.
     """
-    programs = {place: found for place, found in enumerate(candidates) if isinstance(found, Program)}
-    places = list(programs)
+    programs = {index: candidate for index, candidate in enumerate(candidates) if isinstance(candidate, Program)}
+    indices = list(programs)
 
-    def tell(place: int, progress: Progress) -> None:
+    def report(index: int, progress: Progress) -> None:
         if on_step is not None:
-            on_step(replace(progress, index=place, programs=len(candidates)))
+            on_step(replace(progress, index=index, programs=len(candidates)))
 
     if programs:
         task.train_programs(
             list(programs.values()),
             epochs,
             seed,
-            on_step=None if on_step is None else lambda progress: tell(places[progress.index], progress),
-            on_curve=lambda index, curve: on_curve(places[index], curve),
+            on_step=None if on_step is None else lambda progress: report(indices[progress.index], progress),
+            on_curve=lambda index, curve: on_curve(indices[index], curve),
             last_epoch_only=last_epoch_only,
         )
-    for place, config in enumerate(candidates):
-        if not isinstance(config, Program):
-            make_optimizer = partial(config.make_optimizer, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
+    for index, candidate in enumerate(candidates):
+        if not isinstance(candidate, Program):
+            make_optimizer = partial(candidate.make_optimizer, epochs=epochs, steps_per_epoch=task.steps_per_epoch)
             started = time.perf_counter()
-            curve = task.train(make_optimizer, epochs, seed, on_step=None if on_step is None else partial(tell, place))
-            on_curve(place, replace(curve, seconds=time.perf_counter() - started))
+            on_step_of_one = None if on_step is None else partial(report, index)
+            curve = task.train(make_optimizer, epochs, seed, on_step=on_step_of_one)
+            on_curve(index, replace(curve, seconds=time.perf_counter() - started))

@@ -1,7 +1,7 @@
-"""A worker process of `WorkerPool`: trains with the programs that come in on stdin, and answers on stdout.
+"""A worker process of `WorkerPool`, which reads requests from stdin and replies on stdout.
 
-Requests and replies are JSON objects, one a line; floats travel exactly, by their shortest repr, and may be NaN.
-Arguments: the task's name, and for studies of the first steps how many steps an epoch shall have.
+Requests and replies are JSON objects, one per line. Floats are written exactly, by their shortest repr, and may be NaN.
+The arguments are the task's name and, for studies of the first steps, the number of steps in an epoch.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from nosbench_env.tasks import make_task
 if TYPE_CHECKING:
     from nosbench_env.tasks.task import Curve, Progress, Task
 
-HEARTBEAT_S = 0.2  # how often a training tells its progress, which also shows that it is alive
+HEARTBEAT_S = 0.2  # time between reports of progress, which also show that the worker is alive
 
 Reply = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
     """Answers requests until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends its workers
     requests, replies = _claim_pipes()
 
     def reply(message: dict[str, Any]) -> None:
         try:
             replies.write(json.dumps(message).encode() + b"\n")
             replies.flush()
-        except BrokenPipeError:  # the parent is gone; there is nobody to train for
+        except BrokenPipeError:  # the parent has ended
             os._exit(0)
 
-    replies.write(b"\n")  # ends whatever an import has printed before the pipes were ours
+    replies.write(b"\n")  # ends a line that an import may have printed before the pipes were claimed
     try:
         import torch
 
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
-    """What one request is answered with at the end; progress is told on the way."""
-    told = time.monotonic()
+    """Trains, reports progress, and returns the final reply."""
+    reported = time.monotonic()
 
     def on_step(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= HEARTBEAT_S or progress.step == progress.steps:
-            told = time.monotonic()
+        nonlocal reported
+        if time.monotonic() - reported >= HEARTBEAT_S or progress.step == progress.steps:
+            reported = time.monotonic()
             step = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
             reply({"index": request["index"]} | step)
 
@@ -92,11 +92,14 @@ def _train(task: Task, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes to the parent, out of reach of any library that prints or reads: prints go to stderr from here on."""
+    """Takes the pipes to the parent away from stdin and stdout.
+
+    Libraries that print or read can't disturb them then: prints go to stderr, and stdin is empty.
+    """
     try:
         os.fstat(2)
     except OSError:  # the parent has no stderr
-        os.open(os.devnull, os.O_WRONLY)  # takes the free number, 2
+        os.open(os.devnull, os.O_WRONLY)  # gets the free number, 2
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

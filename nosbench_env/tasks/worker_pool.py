@@ -1,4 +1,4 @@
-"""`WorkerPool`: trains with several programs at once, each in a worker process; one that dies or hangs is replaced."""
+"""`WorkerPool`: training in several worker processes, which are replaced if they fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from nosbench_env.candidates.candidate import Candidate
 from nosbench_env.tasks import check_task_name
 from nosbench_env.tasks.task import Curve, OnStep, Progress
 
-HANG_TIMEOUT_S = 120.0  # a worker silent for so long hangs; also while it imports, which takes seconds
-_MAX_ATTEMPTS = 2  # trainings of a program whose worker dies
+HANG_TIMEOUT_S = 120.0  # a worker silent for this long hangs, also during its imports, which take seconds
+_MAX_ATTEMPTS = 2  # for a program whose worker dies
 _MAX_FAILED_STARTS = 2  # in a row
 _POLL_S = 0.5
 _IN_PROCESS = "workers=1 (--workers 1) trains in this process, without workers"
@@ -34,20 +34,21 @@ OnResult = Callable[[int, Curve, float], None]
 
 
 class WorkerError(RuntimeError):
-    """Some programs could not be trained, for a reason that is no result; the message names them and the reason."""
+    """A failed training that has no result; the message names programs and reasons."""
 
 
 class WorkerPool:
-    """Processes that train on the CPU, on one thread each; started when needed, they stay for the next call.
+    """Processes that train on the CPU, on one thread each.
 
-    They are fresh interpreters, not forks, so that scripts need no `if __name__ == "__main__"` and daemonic processes
-    may have them too. They end with this process, however it ends. A forked child starts its own.
+    They start when needed and stay for the next call. They are new interpreters, not forks, so scripts need no
+    `if __name__ == "__main__"` and daemonic processes can use them. They end with this process, however it ends. A
+    forked child starts its own.
 
     Args:
         task_name: A name that `make_task` knows.
-        workers: How many processes at most.
-        hang_timeout: Seconds after which a silent worker is taken to hang.
-        command: What to start instead of `worker_command(task_name)`.
+        workers: The largest number of processes.
+        hang_timeout: The time in seconds after which a silent worker counts as hanging.
+        command: The command of a worker; `worker_command(task_name)` if None.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -68,7 +69,7 @@ class WorkerPool:
         self._command = tuple(command or worker_command(task_name))
         self._alive: list[_Worker] = []
         self._lock, self._called = threading.RLock(), False
-        weakref.finalize(self, _end_all, self._alive)  # also at the interpreter's exit
+        weakref.finalize(self, _end_all, self._alive)  # runs at the interpreter's exit too
         _pools.add(self)
 
     def train(
@@ -81,22 +82,22 @@ class WorkerPool:
         on_step: OnStep | None = None,
         on_result: OnResult | None = None,
     ) -> None:
-        """Trains once with each program or optimizer, as `train_candidates` does, to the same results.
+        """Trains once with each candidate, with the results of `train_candidates`, bit for bit.
 
-        A program whose worker dies or hangs is tried once more. If that fails too, the others are trained first, and
-        then the error is raised. An exception, also one of Ctrl-C, ends the trainings in progress.
+        A program whose worker dies or hangs is tried a second time. If that fails too, the others are trained before
+        the error is raised. An exception, including the one of Ctrl-C, ends the trainings in progress.
 
         Args:
-            programs: What to train with.
-            epochs: Length of training.
-            seed: Seed of the trainings.
+            programs: The candidates to train with.
+            epochs: The length of training.
+            seed: The seed of the trainings.
             last_epoch_only: See `Task.train_programs`.
-            on_step: Called some times a second for each training; not for every step.
-            on_result: Called with a program's index, its curve and the seconds its training took, as soon as it is
-                known: in any order.
+            on_step: Called several times per second for each training, not for every step.
+            on_result: Called with the index, the curve and the training time in seconds of a program as soon as they
+                are known, in any order.
 
         Raises:
-            WorkerError: If a program could not be trained. All others are, and were reported.
+            WorkerError: If a program could not be trained. All others are trained and reported before.
         """
         requests = [
             {
@@ -113,7 +114,7 @@ class WorkerPool:
             try:
                 call.run()
             except BaseException:
-                # Also those not ready yet: what they have said may have been read and not understood.
+                # Those that are not ready are ended too: their messages may have been read and lost.
                 for worker in [worker for worker in self._alive if not worker.idle]:
                     self._end(worker)
                 raise
@@ -121,7 +122,7 @@ class WorkerPool:
             raise WorkerError(_report(programs, call.failures))
 
     def close(self) -> None:
-        """Ends the workers; a further call starts new ones. It waits for a call in another thread."""
+        """Ends the workers, after a running call; a further call starts new ones."""
         with self._one_call_at_a_time():
             _end_all(self._alive)
 
@@ -129,7 +130,7 @@ class WorkerPool:
     def _one_call_at_a_time(self) -> Iterator[None]:
         with self._lock:
             if self._called:
-                raise RuntimeError("called from a callback of the same pool's train(), which is not done yet")
+                raise RuntimeError("called from a callback of the same pool's train(), which is still running")
             self._called = True
             try:
                 yield
@@ -140,12 +141,12 @@ class WorkerPool:
         self._alive.append(_Worker(self._command))
 
     def _end(self, worker: _Worker, patience: float = 0.0) -> str:
-        """Kills a worker if it still lives; returns how it ended."""
+        """Ends a worker; see `_Worker.end`."""
         self._alive.remove(worker)
         return worker.end(patience)
 
     def _abandon(self) -> None:
-        """In a forked child: the workers are the parent's, their pipes too; nobody here will release the lock."""
+        """Forgets workers and lock in a forked child; they are the parent's."""
         for worker in self._alive:
             worker.abandon()
         self._alive.clear()
@@ -153,7 +154,7 @@ class WorkerPool:
 
 
 class _Call:
-    """One call of `WorkerPool.train`: hands out programs, listens, replaces workers."""
+    """A call of `WorkerPool.train`: hands out programs and receives replies."""
 
     def __init__(
         self, pool: WorkerPool, requests: Sequence[dict[str, Any]], on_step: OnStep | None, on_result: OnResult | None
@@ -168,7 +169,7 @@ class _Call:
         self.failures: dict[int, str] = {}
 
     def run(self) -> None:
-        """Returns when each program is trained or failed."""
+        """Works until each program is trained or has failed."""
         for worker in [worker for worker in self._pool._alive if worker.process.poll() is not None]:
             self._pool._end(worker)  # died since the last call
         while self._unfinished:
@@ -185,7 +186,7 @@ class _Call:
                 self._failed_starts, self._start_failure = _MAX_FAILED_STARTS, str(error)
         if not self._pool._alive:
             raise WorkerError(
-                f"can't start worker processes: {self._start_failure}. What was trained before is kept. {_IN_PROCESS}"
+                f"can't start worker processes: {self._start_failure}. Finished trainings are kept. {_IN_PROCESS}"
             )
 
     def _hand_out(self) -> None:
@@ -195,29 +196,29 @@ class _Call:
             index = self._waiting.popleft()
             try:
                 worker.send(index, self._requests[index])
-            except OSError:  # died while it was idle: not the program's fault
+            except OSError:  # the worker died while idle, so the program is not the cause
                 self._waiting.appendleft(index)
                 worker.index = None
                 self._lost(worker, "")
 
     def _listen(self) -> None:
-        """Waits for news of any worker, or for a while, and deals with it."""
+        """Waits a while for messages and handles them."""
         poll = min(_POLL_S, self._pool.hang_timeout / 4)
         workers = list(self._pool._alive)
         heard, waited = _wait(workers, poll)
         for worker in workers:
             if worker in heard:
                 worker.silent = 0.0
-                self._hear(worker)
+                self._receive(worker)
             elif not worker.idle:
                 worker.silent += waited
                 if worker.silent > self._pool.hang_timeout:
-                    self._lost(worker, f"it gave no sign of life for {self._pool.hang_timeout:g} s")
-                # A pipe that a forked process also holds does not end with the worker.
+                    self._lost(worker, f"it was silent for {self._pool.hang_timeout:g} s")
+                # If a forked process also holds the pipe, it does not end with the worker.
                 elif worker.silent > 4 * poll and worker.process.poll() is not None:
                     self._lost(worker, "")
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         lines = worker.receive()
         if lines is None:
             self._lost(worker, "")
@@ -228,12 +229,12 @@ class _Call:
                     raise ValueError
             except ValueError:
                 if worker.ready:
-                    self._lost(worker, f"it sent something else than a reply: {bytes(line[:100])!r}")
+                    self._lost(worker, f"it sent no valid reply: {bytes(line[:100])!r}")
                     return
-                continue  # printed by an import, before the worker's own code began
-            self._understand(worker, message)
+                continue  # printed by an import, before the worker's own code started
+            self._handle(worker, message)
 
-    def _understand(self, worker: _Worker, message: Mapping[str, Any]) -> None:
+    def _handle(self, worker: _Worker, message: Mapping[str, Any]) -> None:
         if "ready" in message:
             worker.ready = True
         elif "failed" in message:
@@ -259,46 +260,43 @@ class _Call:
                 )
                 self._on_result(index, curve, message["seconds"])
 
-    def _lost(self, worker: _Worker, why: str) -> None:
-        """Ends a worker that died or hangs; its program goes back into the queue, or counts as failed."""
-        how = self._pool._end(worker, patience=0.0 if why else 1.0)  # its pipes end a little before a process does
+    def _lost(self, worker: _Worker, reason: str) -> None:
+        """Ends a worker that hangs, or died (no `reason`), and queues its program again."""
+        ended = self._pool._end(worker, patience=0.0 if reason else 1.0)  # the pipes close shortly before the end
         index = worker.index
         if index is None:
             self._failed_starts += 1
-            self._start_failure = why or f"{how}; what it printed before is on stderr"
+            self._start_failure = reason or f"{ended}; its output is on stderr"
             return
         self._attempts[index] += 1
         if self._attempts[index] < _MAX_ATTEMPTS:
             self._waiting.append(index)
         else:
             self._unfinished.discard(index)
-            self.failures[index] = f"twice its worker process was lost: {why or how}"
+            self.failures[index] = f"its worker process was lost twice: {reason or ended}"
 
 
 class _Worker:
-    """A worker process, as its parent sees it."""
+    """A worker process and its pipes, seen from the parent."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        found = os.environ.get("PYTHONPATH")
         package_parent = str(Path(__file__).resolve().parents[2])  # a bare checkout is not installed
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([package_parent, found] if found else [package_parent]),
-            "OMP_NUM_THREADS": "1",
-        }
+        paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env=environment,
-            process_group=0,  # a terminal's Ctrl-C goes to the parent alone
+            process_group=0,  # Ctrl-C in a terminal reaches the parent alone
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._stdin, self.stdout = self.process.stdin, self.process.stdout
         self.ready = False
-        self.index: int | None = None  # of the program it trains with
-        self.silent = 0.0  # seconds since its last sign of life, in which the parent did listen
+        self.index: int | None = None  # of the program in training
+        self.silent = 0.0  # seconds without a message while the parent was listening
         self._received = bytearray()
 
     @property
@@ -312,7 +310,7 @@ class _Worker:
             data = data[self._stdin.write(data) :]
 
     def receive(self) -> list[bytearray] | None:
-        """The lines that are complete by now; None if there will be no more."""
+        """Returns the lines that are complete; None at the end."""
         data = self.stdout.read(1 << 16)
         if not data:
             return None
@@ -323,7 +321,7 @@ class _Worker:
         return lines
 
     def end(self, patience: float = 0.0) -> str:
-        """Kills the process, unless it ends by itself within `patience` seconds; returns how it ended."""
+        """Kills the process after `patience` seconds and describes its end."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
         self.process.kill()
@@ -331,39 +329,40 @@ class _Worker:
         self.stdout.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)
-        return _how_it_ended(self.process.returncode)
+        return _end_text(self.process.returncode)
 
     def abandon(self) -> None:
         self._stdin.close()
         self.stdout.close()
-        self.process.returncode = 0  # not a child of this process: nothing to wait for
+        self.process.returncode = 0  # no child of this process, so there is nothing to wait for
 
 
 def worker_command(task_name: str, *arguments: str) -> tuple[str, ...]:
-    """What starts a worker process; see `nosbench_env.tasks.worker` for its further arguments."""
-    # -P: the folder that the user happens to be in is no place to import from.
+    """Returns the command of a worker; `tasks.worker` describes further arguments."""
+    # -P keeps the current folder out of the import path.
     return sys.executable, "-P", "-m", "nosbench_env.tasks.worker", check_task_name(task_name), *arguments
 
 
 def check_workers(workers: int) -> int:
-    """`workers` if it is a positive integer."""
+    """Returns `workers` if it is a positive integer."""
     if isinstance(workers, bool) or not isinstance(workers, SupportsIndex) or operator.index(workers) < 1:
         raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
     return operator.index(workers)
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _wait(workers: Sequence[_Worker], timeout: float) -> tuple[set[_Worker], float]:
-    """The workers that have something to read, and the seconds it took to know.
+    """Waits; returns the workers with messages and the seconds waited.
 
-    Not more than the time asked for, even if this process was suspended meanwhile, which says nothing about a worker.
+    The seconds are at most `timeout`, even if this process was suspended meanwhile, so that a suspension does not count
+    as a worker's silence.
     """
     started = time.monotonic()
-    # A selector of one call, and one without a file of its own, which a fork would share.
+    # A new selector for each call, and of a kind without a file descriptor, which a fork would share.
     with selectors.PollSelector() as selector:
         for worker in workers:
             selector.register(worker.stdout, selectors.EVENT_READ, worker)
@@ -371,25 +370,25 @@ def _wait(workers: Sequence[_Worker], timeout: float) -> tuple[set[_Worker], flo
     return heard, min(time.monotonic() - started, timeout)
 
 
-def _how_it_ended(code: int | None) -> str:
+def _end_text(code: int | None) -> str:
     if code is None:
-        return "it could not be ended"
+        return "it could not be killed"
     if code >= 0:
         return f"it ended with exit code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"it was ended by {name}" + (", as the system does when memory is short" if name == "SIGKILL" else "")
+    return f"it was ended by {name}" + (", which the system sends when memory runs out" if name == "SIGKILL" else "")
 
 
 def _report(programs: Sequence[Candidate], failures: Mapping[int, str]) -> str:
-    named = "\n\n".join(
+    reasons = "\n\n".join(
         f"{programs[index] or '# the empty program'}\n-> {reason}" for index, reason in sorted(failures.items())
     )
     return (
-        f"{len(failures)} of {len(programs)} programs could not be trained; the others are, and their results are "
-        f"kept.\n\n{named}\n\nAsking again tries only these once more. {_IN_PROCESS}"
+        f"{len(failures)} of {len(programs)} programs could not be trained. The others are trained, and their results "
+        f"are kept.\n\n{reasons}\n\nThe same call tries only these again. {_IN_PROCESS}"
     )
 
 

@@ -34,14 +34,14 @@ def updates(make_optimizer, steps: int = 5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 2), (4,))]
     optimizer = make_optimizer(params)
-    found = []
+    trajectory = []
     for _ in range(steps):
         for param in params:
             param.grad = torch.randn(param.shape, generator=generator) * 0.1
             param.grad[0] = 0.0
         optimizer.step()
-        found.append(torch.cat([param.detach().flatten() for param in params]))
-    return torch.stack(found)
+        trajectory.append(torch.cat([param.detach().flatten() for param in params]))
+    return torch.stack(trajectory)
 
 
 def test_other_constants_are_other_hyperparameters() -> None:
@@ -111,7 +111,7 @@ def test_what_is_the_programs_own_is_no_change() -> None:
     assert TunedProgram(ADAMW, lr=2).as_program() is None
     turned = TunedProgram(ADAMW, dict(reversed(OTHER_ADAMW.constants.items())))
     assert turned == OTHER_ADAMW
-    assert turned.identity() == OTHER_ADAMW.identity() != own.identity()
+    assert turned.identity_value() == OTHER_ADAMW.identity_value() != own.identity_value()
 
 
 def test_it_shows_its_numbers() -> None:
@@ -131,7 +131,7 @@ def test_it_survives_json_and_pickle() -> None:
     [
         (
             ({ConstantUse(1, 1): 0.2},),
-            r"no constant at 1\.1; its uses \(line\.input\) are 2\.1 \(1\.0\), 2\.2 \(0\.1\)",
+            r"no constant at 1\.1.* 2\.1 \(1\.0\), 2\.2 \(0\.1\)",
         ),
         (({ConstantUse(2, 2): float("nan")},), r"constant at 2\.2 must be a number that float32 can hold, got nan"),
         (({ConstantUse(2, 2): 1e39},), "float32 can hold"),
@@ -147,7 +147,7 @@ def test_what_it_can_not_be_is_said(arguments: tuple, message: str) -> None:
 
 def test_a_program_without_free_slots_is_said() -> None:
     text = "; ".join(f"r{slot} = mul(grad, 0.01)" for slot in range(9, 256))
-    with pytest.raises(ValueError, match="no room for 1 numbers; simplify it first"):
+    with pytest.raises(ValueError, match="no room for 1 numbers"):
         TunedProgram(Program.parse(text), {ConstantUse(247, 2): 0.3})
 
 
@@ -207,7 +207,7 @@ def test_the_oracle_keeps_its_results_under_a_key_of_its_own(oracle: Oracle, tmp
     first, plain = oracle.query_many([OTHER_ADAMW, ADAMW], 2)
     assert first.source == plain.source == "trained"
     assert first.loss == oracle.task.train(OTHER_ADAMW.make_optimizer, 2).epoch_means[-1]
-    assert first.key == f"toy-1/seed=0/float32/{OTHER_ADAMW.identity()}"
+    assert first.key == f"toy-1/seed=0/float32/{OTHER_ADAMW.identity_value()}"
     again = oracle.query(TunedProgram.from_json(OTHER_ADAMW.to_json()), 1)
     assert (again.hit, again.loss) == (True, first.curve[0])
     assert oracle.query(OTHER_ADAMW, 2, seed=1).source == "trained"
@@ -220,6 +220,6 @@ def test_its_results_can_be_exported_imported_and_verified(oracle: Oracle, tmp_p
     export_results(oracle.store, tmp_path / "results.jsonl.gz")
     other = ResultStore(tmp_path / "other.sqlite")
     import_results(tmp_path / "results.jsonl.gz", other)
-    found = []
-    verify(list(other.runs()), found.append, device="cpu")
-    assert [(run.run.key, run.within, run.identity) for run in found] == [(evaluation.key, True, "same")]
+    verified = []
+    verify(list(other.records()), verified.append, device="cpu")
+    assert [(one.stored.key, one.within, one.identity) for one in verified] == [(evaluation.key, True, "same")]

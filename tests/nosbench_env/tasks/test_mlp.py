@@ -116,9 +116,9 @@ def test_training_in_two_parts_equals_training_in_one_go(make_optimizer: Any, tm
     parts = IRIS.train(make_optimizer, epochs=3, checkpoint=file, on_step=lambda progress: steps.append(progress.step))
     assert steps == [3, 4, 5, 6]
     again = IRIS.train(make_optimizer, epochs=2, checkpoint=file)  # the file has gone further already
-    for found, epochs in ((parts, 3), (again, 2)):
-        np.testing.assert_array_equal(found.step_losses, whole.step_losses[:epochs])
-        np.testing.assert_array_equal(found.validation_losses, whole.validation_losses[:epochs])
+    for curve, epochs in ((parts, 3), (again, 2)):
+        np.testing.assert_array_equal(curve.step_losses, whole.step_losses[:epochs])
+        np.testing.assert_array_equal(curve.validation_losses, whole.validation_losses[:epochs])
 
 
 def test_interrupted_training_resumes_at_its_last_whole_epoch(tmp_path: Path) -> None:
@@ -206,26 +206,26 @@ def test_what_the_probe_takes_to_diverge_diverges(program: Program) -> None:
 def test_the_probes_tensors_are_like_the_tasks(task: MLPTask) -> None:
     """Each tensor's gradient at the first step, against the tensor of the probe that stands for its kind."""
     kinds = {"first": 0, "noise": 1, "scale": 2, "shift": 3, "hidden": 4, "last": 5, "bias": 6}
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    sizes_by_kind: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
 
     class Looking(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:
             params = [param for group in self.param_groups for param in group["params"]]
             sizes = [(param.grad.abs().max().item(), param.detach().abs().max().item()) for param in params]
-            found["first"].append(sizes[0])
-            found["noise"] += sizes[1:20:4]
-            found["scale"] += sizes[2:20:4]
-            found["shift"] += sizes[3:20:4]
-            found["hidden"] += [*sizes[4:20:4], sizes[20], sizes[22]]
-            found["last"].append(sizes[24])
-            found["bias"].append(sizes[25])
+            sizes_by_kind["first"].append(sizes[0])
+            sizes_by_kind["noise"] += sizes[1:20:4]
+            sizes_by_kind["scale"] += sizes[2:20:4]
+            sizes_by_kind["shift"] += sizes[3:20:4]
+            sizes_by_kind["hidden"] += [*sizes[4:20:4], sizes[20], sizes[22]]
+            sizes_by_kind["last"].append(sizes[24])
+            sizes_by_kind["bias"].append(sizes[25])
             raise StopIteration
 
     with pytest.raises(StopIteration):
         task.train(partial(Looking, lr=0.0))
     for kind, index in kinds.items():
         tensor = MLP_PROBE.tensors[index]
-        for gradient, weight in found[kind]:
+        for gradient, weight in sizes_by_kind[kind]:
             assert tensor.gradient / 8 < gradient < tensor.gradient * 8, kind
             assert weight == pytest.approx(tensor.weights[1], rel=0.4), kind
 
@@ -256,7 +256,7 @@ def test_better_optimizers_have_lower_losses() -> None:
 
 
 def test_what_the_task_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="the mlp task computes in 'float32' alone, got arithmetic 'tf32'"):
+    with pytest.raises(ValueError, match="the mlp-iris task computes only in 'float32', got arithmetic 'tf32'"):
         make_task("mlp-iris", "cpu", "tf32")
     with pytest.raises(ValueError, match="epochs must be an integer >= 1, got 0"):
         IRIS.train(ADAMW, epochs=0)

@@ -2,8 +2,6 @@ import gzip
 import hashlib
 import json
 import math
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +15,8 @@ import scipy.sparse
 import sklearn.datasets
 import torch
 
-from nosbench_env import KNOWN_PROGRAMS, TASKS, make_task
-from nosbench_env.identity.identify import identify
-from nosbench_env.results.key import ResultKey
-from nosbench_env.tasks import check_task_name, task_class
-from nosbench_env.tasks.mlp_data import DATA_SETS, load_data_set
-from nosbench_env.tasks.task import probe_of
+from nosbench_env import KNOWN_PROGRAMS, make_task
+from nosbench_env.tasks.mlp_data import load_data_set
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +44,6 @@ def test_installed_data_are_standardised_tables(name: str, rows: int, features: 
     varying = table[:, table.std(dim=0) > 0]  # some pixels of the digits never change
     assert varying.mean(dim=0).abs().max() < 1e-5
     assert (varying.std(dim=0, correction=0) - 1).abs().max() < 1e-5
-
-
-def test_the_tasks_are_those_of_the_data_sets() -> None:
-    names = {entry.split(":")[2]: name for name, entry in TASKS.items() if name.startswith("mlp")}
-    assert list(names) == [*sorted(DATA_SETS, key=lambda name: (name != "digits", name))]
-    assert {name: key.removeprefix("mlp-") for name, key in names.items() if name != "digits"} == {
-        name: name for name in DATA_SETS if name != "digits"
-    }
 
 
 def keep(folder: Path, number: int, arff: str, columns: list[tuple[str, str]], target: str) -> None:
@@ -144,9 +130,9 @@ LETTERS = np.array(["a", "b"] * 10, dtype=object)
 
 
 def test_other_forms_of_tables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaded(found: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
+    def loaded(table: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
         load_data_set.cache_clear()
-        monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda **_: found)
+        monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda **_: table)
         return load_data_set("openml-7")
 
     expected, classes = loaded(table_of(ROWS, LETTERS))
@@ -158,26 +144,29 @@ def test_other_forms_of_tables_are_read(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("table", "message"),
     [
-        (table_of(ROWS[:19], LETTERS[:19]), "expected at least 20 rows and a feature, got 19 and 2"),
-        (table_of(ROWS[:, :0], LETTERS), "expected at least 20 rows and a feature, got 20 and 0"),
-        (table_of(scipy.sparse.csr_array((10**6, 10**4)), LETTERS), "expected at most 100,000,000 values, got 1,000,0"),
-        (table_of(ROWS * math.nan, LETTERS), "all its values are missing"),
+        (table_of(ROWS[:19], LETTERS[:19]), "20 rows.* got 19 and 2"),
+        (table_of(ROWS[:, :0], LETTERS), "feature, got 20 and 0"),
+        (
+            table_of(scipy.sparse.csr_array((10**6, 10**4)), LETTERS),
+            "100,000,000 values, got 1,000,000 rows of 10,000 features",
+        ),
+        (table_of(ROWS * math.nan, LETTERS), "values are missing"),
         (table_of(np.where(ROWS == 3, math.inf, ROWS), LETTERS), "infinity"),
-        (table_of(ROWS, None), "expected one column that says the class of a row"),
-        (table_of(ROWS, np.column_stack([LETTERS, LETTERS])), "expected one column that says the class of a row"),
-        (table_of(ROWS, np.array(["a"] * 20, dtype=object)), "expected two classes or more, got 1"),
-        (table_of(ROWS, np.array([None, "a"] * 10, dtype=object)), "the class of some rows is missing"),
-        (table_of(ROWS, np.array([math.nan, 1.0] * 10)), "the class of some rows is missing"),
-        (table_of(ROWS, np.array([0.5, 1.0] * 10)), "a number of 2 different values: a regression, not classes"),
-        (table_of(np.zeros((200, 1)), np.arange(200.0)), "a number of 200 different values: a regression"),
+        (table_of(ROWS, None), "one column"),
+        (table_of(ROWS, np.column_stack([LETTERS, LETTERS])), "one column"),
+        (table_of(ROWS, np.array(["a"] * 20, dtype=object)), "two classes, got 1"),
+        (table_of(ROWS, np.array([None, "a"] * 10, dtype=object)), "classes of some rows are missing"),
+        (table_of(ROWS, np.array([math.nan, 1.0] * 10)), "classes of some rows are missing"),
+        (table_of(ROWS, np.array([0.5, 1.0] * 10)), "2 different numbers: a regression"),
+        (table_of(np.zeros((200, 1)), np.arange(200.0)), "200 different numbers: a regression"),
     ],
 )
 def test_what_is_no_classification_is_refused(
-    found: SimpleNamespace, message: str, monkeypatch: pytest.MonkeyPatch
+    table: SimpleNamespace, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda **_: found)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda **_: table)
     with pytest.raises(ValueError, match=f"data set 'openml-7' can't be a task: .*{message}"):
         load_data_set("openml-7")
 
@@ -193,8 +182,10 @@ def test_without_a_network_the_command_says_what_to_do(tmp_path: Path, nosbench:
     code, _, printed = nosbench("evaluate", "SGD", "--task", "mlp-openml-31")
     assert code == 2
     message = " ".join(printed.split())
-    assert "can't get data set 31 of OpenML: <urlopen error no network in tests>." in message
-    assert f"The first time this takes a network; from then on the data are in {tmp_path / 'kept'}." in message
+    assert "data set 31 of OpenML" in message
+    assert "<urlopen error no network in tests>" in message
+    assert "needs a network connection" in message
+    assert str(tmp_path / "kept") in message
 
 
 def test_an_unknown_number_is_told_as_openml_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,27 +197,6 @@ def test_an_unknown_number_is_told_as_openml_tells_it(monkeypatch: pytest.Monkey
         make_task("mlp-openml-999999999", "cpu")
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp-digits", "mlp-openml-0", "mlp-openml-031", "mlp-openml-", "mlp-openml-1234567890"]
-)
-def test_names_that_are_none_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown task '.*'; known are pfn, toy, mlp, .* such as mlp-openml-31"):
-        check_task_name(name)
-    with pytest.raises(ValueError, match="unknown data set 'cifar'; known are digits, breast-cancer, iris, wine, and "):
+def test_unknown_data_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data set 'cifar'.*digits, breast-cancer, iris, wine.*openml-31"):
         load_data_set("cifar")
-
-
-def test_names_stand_in_keys_and_are_known_without_their_data() -> None:
-    for name in (*TASKS, "mlp-openml-31"):
-        key = f"{check_task_name(name)}-1/seed=0/float32/paper-1:0x1.8p-2"
-        assert ResultKey.parse(key).task == name
-    identity, _ = identify(KNOWN_PROGRAMS["Adam"], "fingerprint", probe_of(task_class("mlp-openml-31")))
-    assert identity == identify(KNOWN_PROGRAMS["Adam"], "fingerprint", probe_of(make_task("mlp-iris", "cpu")))[0]
-
-
-def test_names_are_checked_without_torch() -> None:
-    code = (
-        "import sys; from nosbench_env.tasks import check_task_name; check_task_name('mlp-openml-31')\n"
-        "assert not {'torch', 'sklearn'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from emulated_kernels import COMPILER, EmulatedKernels
-from trajectories import TOLERANCE
 
 from nosbench_env import KNOWN_PROGRAMS, Curve, Program, ProgramOptimizer, make_task
 from nosbench_env.tasks import pfn, pfn_training
 from nosbench_env.tasks.pfn import PFNTask
-from nosbench_env.tasks.pfn_training import Block, CPUEngine, DeviceEngine, Engine, train_population
+from nosbench_env.tasks.pfn_training import Block, CpuEngine, Engine, GpuEngine, train_population
 from nosbench_env.tasks.task import Progress
 
 CPU = torch.device("cpu")
@@ -30,6 +29,9 @@ REDUCES = Program.parse(
 DECAYS = Program.parse("r9 = mul(param, 0.001)")
 POPULATION = [KNOWN_PROGRAMS["AdamW"], DIES_AT_11_TRAINING, KNOWN_PROGRAMS["SGD"], DIES_AT_ONCE, REDUCES, DECAYS]
 STEPS_PER_EPOCH = 8
+# For losses of the first steps, of up to 5 nats. Matrix products of other shapes and layouts sum up in another order,
+# which depends on the processor; measured with three instruction sets, this changes losses by up to 2.4e-7.
+LOSS_TOLERANCE = 1e-6
 
 
 def short_task(**arguments: Any) -> PFNTask:
@@ -43,7 +45,7 @@ def short_task(**arguments: Any) -> PFNTask:
 
 
 def curves_of(engine: Engine, epochs: int = 2) -> dict[int, Curve]:
-    found: dict[int, Curve] = {}
+    curves: dict[int, Curve] = {}
     train_population(
         engine,
         len(POPULATION),
@@ -51,9 +53,9 @@ def curves_of(engine: Engine, epochs: int = 2) -> dict[int, Curve]:
         STEPS_PER_EPOCH,
         last_epoch_only=False,
         on_step=None,
-        on_curve=found.__setitem__,
+        on_curve=curves.__setitem__,
     )
-    return found
+    return curves
 
 
 @pytest.fixture(scope="module")
@@ -64,37 +66,48 @@ def singles() -> list[Curve]:
 
 @pytest.mark.parametrize("name", [*KNOWN_PROGRAMS, "reduces", "decays"])
 def test_first_steps_are_those_of_the_plain_path(name: str) -> None:
-    """Steps 0-10 within 1e-6, unless changing the start by one unit in the last place moves the plain path too."""
+    """Unless changing the start by one unit in the last place moves the plain path as far."""
     program = {**KNOWN_PROGRAMS, "reduces": REDUCES, "decays": DECAYS}[name]
     task = short_task(steps_per_epoch=11)
     make_optimizer = partial(ProgramOptimizer, program=program)
     plain = task.train(make_optimizer, epochs=1).step_losses
     fast = task.train_programs([program], epochs=1)[0].step_losses
-    if np.abs(fast - plain).max() <= TOLERANCE:
+    if np.abs(fast - plain).max() <= LOSS_TOLERANCE:
         return
     assert moves_when_nudged(task, make_optimizer, plain), f"{name} is off by {np.abs(fast - plain).max()}"
     assert name in ("SignSGD", "HeroLion", "RMSprop", "Adagrad")  # divide by what may be next to nothing, or take signs
 
 
 def moves_when_nudged(task: PFNTask, make_optimizer: Any, plain: Any) -> bool:
-    def nudged(seed: int) -> Any:
-        model = pfn_training.initial_model(seed)
-        for param in model.parameters():
-            param.data = torch.nextafter(param.data, torch.full_like(param.data, torch.inf))
-            param.data[param.data.abs() < 1e-30] = 0.0  # what was zero stays zero
-        return model
+    """True if one of some changes of the start by one unit in the last place moves the plain path."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pfn, "initial_model", nudged)
-        return bool(np.abs(task.train(make_optimizer, epochs=1).step_losses - plain).max() > TOLERANCE)
+    def moves(direction: float, share: float) -> bool:
+        def nudged(seed: int) -> Any:
+            model = pfn_training.initial_model(seed)
+            generator = torch.Generator().manual_seed(0)
+            for param in model.parameters():
+                moved = torch.nextafter(param.data, torch.full_like(param.data, direction))
+                chosen = torch.rand(param.shape, generator=generator) < share
+                param.data = torch.where(chosen & (param.data != 0), moved, param.data)
+            return model
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pfn, "initial_model", nudged)
+            return bool(np.abs(task.train(make_optimizer, epochs=1).step_losses - plain).max() > LOSS_TOLERANCE)
+
+    return any(moves(direction, share) for share in (1.0, 0.5, 0.1) for direction in (torch.inf, -torch.inf))
+
+
+def check_losses(curve: Curve, expected: Curve, tolerance: float = LOSS_TOLERANCE) -> None:
+    np.testing.assert_array_equal(np.isnan(curve.step_losses), np.isnan(expected.step_losses))
+    np.testing.assert_allclose(curve.step_losses, expected.step_losses, rtol=0, atol=tolerance)
+    assert curve.stopped_at == expected.stopped_at
 
 
 def test_a_population_on_the_cpu_is_its_models_one_by_one(singles: list[Curve]) -> None:
-    found = curves_of(CPUEngine(POPULATION, 0, 16))
+    curves = curves_of(CpuEngine(POPULATION, 0, 16))
     for number, expected in enumerate(singles):
-        np.testing.assert_array_equal(np.isnan(found[number].step_losses), np.isnan(expected.step_losses))
-        np.testing.assert_allclose(found[number].step_losses, expected.step_losses, rtol=0, atol=TOLERANCE)
-        assert found[number].stopped_at == expected.stopped_at
+        check_losses(curves[number], expected)
 
 
 @pytest.mark.parametrize("kernels", [False, True], ids=["torch's operations", "kernels"])
@@ -102,28 +115,26 @@ def test_the_gpus_engine_run_on_the_cpu_agrees(kernels: bool, singles: list[Curv
     if kernels and COMPILER is None:
         pytest.skip("needs g++ to run the GPU's kernels on the CPU")
     # One thread sums a tensor's squares in a row here, which rounds more coarsely than a GPU's many.
-    tolerance = 1e-5 if kernels else TOLERANCE
-    engine = DeviceEngine(POPULATION, 0, 16, CPU, EmulatedKernels(tmp_path) if kernels else None)
+    tolerance = 1e-5 if kernels else LOSS_TOLERANCE
+    engine = GpuEngine(POPULATION, 0, 16, CPU, EmulatedKernels(tmp_path) if kernels else None)
     engine.block_size = 3  # so that models die within a block, and the last one is shorter
-    found = curves_of(engine)
+    curves = curves_of(engine)
     for number, expected in enumerate(singles):
-        np.testing.assert_array_equal(np.isnan(found[number].step_losses), np.isnan(expected.step_losses))
-        np.testing.assert_allclose(found[number].step_losses, expected.step_losses, rtol=0, atol=tolerance)
-        assert found[number].stopped_at == expected.stopped_at
+        check_losses(curves[number], expected, tolerance)
 
 
 def test_train_programs_splits_populations_and_keeps_the_order(singles: list[Curve]) -> None:
     task = short_task(population=2)
     reported: dict[int, Curve] = {}
     progress: list[Progress] = []
-    found = task.train_programs(POPULATION, epochs=2, on_curve=reported.__setitem__, on_step=progress.append)
+    curves = task.train_programs(POPULATION, epochs=2, on_curve=reported.__setitem__, on_step=progress.append)
     assert sorted(reported) == list(range(len(POPULATION)))
     assert {(p.index, p.programs) for p in progress} == {(index, len(POPULATION)) for index in range(len(POPULATION))}
     assert max(p.step for p in progress if p.index == 0) == 16
     assert max(p.step for p in progress if p.index == 1) == 11
     for number, expected in enumerate(singles):
-        assert found[number] is reported[number]
-        np.testing.assert_allclose(found[number].step_losses, expected.step_losses, rtol=0, atol=TOLERANCE)
+        assert curves[number] is reported[number]
+        check_losses(curves[number], expected)
 
 
 def test_a_program_that_dies_costs_no_further_step() -> None:
@@ -143,7 +154,7 @@ def test_programs_without_gradient_give_the_last_epoch_alone_if_that_is_asked(
     (whole,) = task.train_programs([program], epochs=3)
     assert (whole.first_epoch, whole.step_losses.shape) == (0, (3, 8))
     plain = task.train(partial(ProgramOptimizer, program=program), epochs=3)
-    np.testing.assert_allclose(whole.step_losses, plain.step_losses, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(whole.step_losses, plain.step_losses, rtol=0, atol=LOSS_TOLERANCE)
 
     forwards = []
     monkeypatch.setattr(
@@ -173,7 +184,7 @@ def test_a_death_before_the_last_epoch_is_known_without_a_loss() -> None:
 def test_out_of_memory_halves_the_population_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class Small(CPUEngine):
+    class Small(CpuEngine):
         """A device with room for two, which it finds out in the middle of training."""
 
         def run(self, start: int, count: int, *, losses: bool) -> Block:
@@ -183,48 +194,31 @@ def test_out_of_memory_halves_the_population_and_goes_on(monkeypatch: pytest.Mon
                 raise torch.OutOfMemoryError("no room")
             return super().run(start, count, losses=losses)
 
-    monkeypatch.setattr(pfn, "make_engine", lambda programs, seed, steps, device: Small(programs, seed, steps))
+    monkeypatch.setattr(pfn, "engine_for", lambda programs, seed, steps, device: Small(programs, seed, steps))
     programs = [DIES_AT_ONCE, *(Program.parse(f"r9 = mul(grad, {lr})") for lr in (0.1, 0.01, 0.001, 1e-6, 0.5))]
     reported: list[int] = []
     task = short_task(population=6)
-    found = task.train_programs(programs, epochs=1, on_curve=lambda index, _: reported.append(index))
+    curves = task.train_programs(programs, epochs=1, on_curve=lambda index, _: reported.append(index))
     assert asked[:3] == [6, 3, 1]
     assert sorted(reported) == list(range(6))  # each once, also the one that had died before memory ran out
-    for curve, expected in zip(found, short_task().train_programs(programs, epochs=1), strict=True):
-        np.testing.assert_array_equal(curve.step_losses, expected.step_losses)
+    for curve, expected in zip(curves, short_task().train_programs(programs, epochs=1), strict=True):
+        check_losses(curve, expected)
 
 
 def test_out_of_memory_with_a_single_program_is_the_users_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(CPUEngine):
+    class Full(CpuEngine):
         def run(self, start: int, count: int, *, losses: bool) -> Block:
             raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(pfn, "make_engine", lambda programs, seed, steps, device: Full(programs, seed, steps))
+    monkeypatch.setattr(pfn, "engine_for", lambda programs, seed, steps, device: Full(programs, seed, steps))
     with pytest.raises(torch.OutOfMemoryError):
         short_task(population=4).train_programs([DECAYS, DECAYS], epochs=1)
 
 
-@pytest.mark.parametrize("population", [0, -1, 1.5, True, "2"])
-def test_bad_population_sizes_are_refused(population: Any) -> None:
-    with pytest.raises(ValueError, match="population must be a positive integer or None, got"):
-        PFNTask("cpu", population=population)
-
-
-def test_reduced_precision_needs_a_gpu_and_has_a_name_of_its_own() -> None:
-    with pytest.raises(ValueError, match="arithmetic 'tf32' needs a GPU, the device is 'cpu'; use 'float32'"):
-        make_task("pfn", "cpu", "tf32")
-    with pytest.raises(ValueError, match="unknown arithmetic 'bf16'; known are 'float32' and 'tf32'"):
-        make_task("pfn", "cpu", "bf16")
-    with pytest.raises(ValueError, match="the toy task computes in 'float32' alone, got arithmetic 'tf32'"):
-        make_task("toy", "cpu", "tf32")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("population", [1, len(POPULATION)])
 def test_gpu_populations_are_the_cpus_models(population: int, singles: list[Curve]) -> None:
     task = PFNTask("cuda", population=population)
     task.steps_per_epoch = STEPS_PER_EPOCH
-    for found, expected in zip(task.train_programs(POPULATION, epochs=2), singles, strict=True):
-        np.testing.assert_array_equal(np.isnan(found.step_losses), np.isnan(expected.step_losses))
-        np.testing.assert_allclose(found.step_losses[:, :11], expected.step_losses[:, :11], rtol=0, atol=1e-5)
-        assert found.stopped_at == expected.stopped_at
+    for curve, expected in zip(task.train_programs(POPULATION, epochs=2), singles, strict=True):
+        check_losses(curve, expected, 1e-5)

@@ -1,29 +1,17 @@
-"""What holds for every task, checked on the toy task where it takes many trainings."""
+"""The training loop, on the toy task: losses, deaths, checkpoints."""
 
-import contextlib
-import math
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from nosbench_env import KNOWN_PROGRAMS, TASKS, Program, ProgramOptimizer, fingerprint, make_task
-from nosbench_env.execution.numerics import exact_arithmetic
-from nosbench_env.execution.optimizer import _constants
-from nosbench_env.identity.paper_proxy import _proxy, paper_fingerprint
+from nosbench_env import KNOWN_PROGRAMS, Program, ProgramOptimizer, make_task
 from nosbench_env.language.status import loss_status
-from nosbench_env.tasks.pfn import bucket_borders
 from nosbench_env.tasks.task import Progress
-from nosbench_env.tasks.toy import iris
+from nosbench_env.tasks.training import MAX_GRAD_NORM, Learner, train_learners
 
 ADAMW = partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"])
 TOY = make_task("toy", "cpu")
@@ -32,26 +20,6 @@ DIES_AT_26 = Program.parse(
     "r9 = mul(0.1, step); r10 = add(1.0, 1.0); r10 = add(r10, 0.5); r9 = sub(r10, r9); r9 = add(r9, 0.01)"
     "; r9 = log(r9); r9 = mul(r9, 1e-06)"
 )
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_trains_with_any_optimizer_and_tells_its_progress(name: str) -> None:
-    task = make_task(name, "cpu")
-    seen: list[Progress] = []
-
-    class Enough(Exception):
-        pass
-
-    def stop_soon(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.step == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        task.train(partial(torch.optim.SGD, lr=1e-2), seed=1, on_step=stop_soon)
-    assert [progress.step for progress in seen] == [1, 2, 3]
-    assert seen[0].steps == task.default_epochs * task.steps_per_epoch
-    assert all(math.isfinite(progress.loss) for progress in seen)
 
 
 def test_curve_holds_each_steps_loss_before_its_update() -> None:
@@ -63,123 +31,47 @@ def test_curve_holds_each_steps_loss_before_its_update() -> None:
     assert curve.step_losses[0, 0] == still.step_losses[0, 0]
 
 
-def test_training_is_reproducible_and_leaves_the_callers_random_state_alone() -> None:
-    first = TOY.train(ADAMW, epochs=2)
-    torch.manual_seed(123)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    second = TOY.train(ADAMW, epochs=2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
-    np.testing.assert_array_equal(first.step_losses, second.step_losses)
-    other_seed = TOY.train(ADAMW, epochs=2, seed=1)
-    assert not np.isclose(first.step_losses, other_seed.step_losses).any()
+def line_learner(slope: float, trace: list[str]) -> Learner:
+    """A model of one weight `w` with the loss `slope * w`, and the validation loss `w`."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def validation_loss() -> float:
+        trace.append(f"validated, gradients {torch.is_grad_enabled()}")
+        return float(model.weight.item())
+
+    return Learner(model, lambda step: slope * model.weight.sum() + step, validation_loss)
 
 
-@contextlib.contextmanager
-def reduced_precision() -> Iterator[None]:
-    """Reduced-precision matrix products by torch's current interface, as GPU users set them."""
-    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [matmul.fp32_precision for matmul in matmuls]
-    for matmul, precision in zip(matmuls, ("tf32", "bf16"), strict=True):
-        matmul.fp32_precision = precision
-    yield
-    assert [matmul.fp32_precision for matmul in matmuls] == ["tf32", "bf16"]  # given back
-    for matmul, precision in zip(matmuls, before, strict=True):
-        matmul.fp32_precision = precision
+def test_models_side_by_side_share_a_curve_and_clip_on_their_own() -> None:
+    trace: list[str] = []
+    learners = [line_learner(4.0, trace), line_learner(0.5, trace)]  # the first gradient is clipped to 1
+    task = make_task("toy", "cpu")
+    task.steps_per_epoch = 2
+    curve = train_learners(task, learners, partial(torch.optim.SGD, lr=1.0), 2, 0, None, None)
+    assert MAX_GRAD_NORM == 1.0
+    # weights after update k are -k and -k / 2
+    expected = [(-4.0 * k + 0.5 * -0.5 * k) / 2 + k for k in range(4)]
+    np.testing.assert_allclose(curve.step_losses.ravel(), expected, rtol=1e-5)
+    np.testing.assert_allclose(curve.validation_losses, [(-2 - 1) / 2, (-4 - 2) / 2], rtol=1e-5)
+    assert trace == ["validated, gradients False"] * 4
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-        torch.inference_mode,
-        torch.no_grad,
-        lambda: torch.device("meta"),
-        reduced_precision,
-    ],
-    ids=["autocast", "inference_mode", "no_grad", "default device", "reduced precision"],
-)
-def test_the_callers_settings_change_nothing_now_or_later(setting: Any) -> None:
-    expected = TOY.train(ADAMW, epochs=1).step_losses
-    value = fingerprint(KNOWN_PROGRAMS["AdamW"], "paper")
-    caches = (iris, _proxy, paper_fingerprint, _constants, bucket_borders)
-    for cached in caches:
-        cached.cache_clear()
-    try:
-        with setting():
-            inside = TOY.train(ADAMW, epochs=1).step_losses
-            assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
-        np.testing.assert_array_equal(inside, expected)
-        np.testing.assert_array_equal(TOY.train(ADAMW, epochs=1).step_losses, expected)
-        paper_fingerprint.cache_clear()
-        assert fingerprint(KNOWN_PROGRAMS["AdamW"], "paper") == value
-    finally:
-        for cached in caches:
-            cached.cache_clear()
+def test_validation_uses_the_weights_that_an_optimizer_is_judged_by() -> None:
+    modes: list[str] = []
 
+    class WithModes(torch.optim.SGD):
+        def eval(self) -> None:
+            modes.append("eval")
 
-def test_legacy_precision_settings_are_given_back() -> None:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        TOY.train(ADAMW, epochs=1)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+        def train(self) -> None:
+            modes.append("train")
 
-
-def test_threads_train_one_after_the_other_and_alike() -> None:
-    def train(seed: int) -> list[float]:
-        return TOY.train(ADAMW, epochs=1, seed=seed).step_losses.ravel().tolist()
-
-    seeds = [0, 1, 2] * 4
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(train, seeds))
-    assert found == [train(seed) for seed in seeds]
-
-
-def test_a_process_forked_while_a_thread_trains_can_train() -> None:
-    begun, done = threading.Event(), threading.Event()
-
-    def on_step(_: Progress) -> None:
-        begun.set()
-        done.wait(30)
-
-    with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(TOY.train, ADAMW, epochs=1, on_step=on_step)
-        begun.wait(30)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of such forks
-            child = os.fork()
-        if child == 0:
-            signal.alarm(20)  # a deadlock ends the child
-            TOY.train(ADAMW, epochs=1)
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        done.set()
-        training.result()
-    assert status == 0
-
-
-def test_a_task_made_on_another_default_device_trains() -> None:
-    iris.cache_clear()
-    try:
-        with torch.device("meta"):
-            task = make_task("toy", "cpu")
-        np.testing.assert_array_equal(task.train(ADAMW, epochs=1).step_losses, TOY.train(ADAMW, epochs=1).step_losses)
-    finally:
-        iris.cache_clear()
-
-
-def test_settings_are_given_back_when_training_raises() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(RuntimeError, match="broken"), exact_arithmetic():
-            assert torch.get_num_threads() == 1
-            raise RuntimeError("broken")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    learner = line_learner(1.0, modes)
+    task = make_task("toy", "cpu")
+    task.steps_per_epoch = 1
+    train_learners(task, [learner], partial(WithModes, lr=1.0), 2, 0, None, None)
+    assert modes == ["eval", "validated, gradients False", "train"] * 2
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Adadelta", "Incumbent"])
@@ -276,39 +168,3 @@ def test_huge_finite_parameters_do_not_stop_training() -> None:
     curve = TOY.train_programs([leap], epochs=1)[0]
     assert not np.isfinite(curve.step_losses).all()
     assert curve.stopped_at is None
-
-
-def test_train_programs_equals_train_and_reports_each_curve_when_known() -> None:
-    programs = [KNOWN_PROGRAMS["SGD"], KNOWN_PROGRAMS["Adam"]]
-    reported: list[int] = []
-    curves = TOY.train_programs(programs, epochs=1, on_curve=lambda index, curve: reported.append(index))
-    assert reported == [0, 1]
-    for program, curve in zip(programs, curves, strict=True):
-        alone = TOY.train(partial(ProgramOptimizer, program=program), epochs=1)
-        np.testing.assert_array_equal(curve.step_losses, alone.step_losses)
-
-
-@pytest.mark.parametrize("epochs", [0, -1, 1.5, "3", True])
-def test_bad_epochs_are_refused(epochs: object) -> None:
-    with pytest.raises(ValueError, match="epochs must be an integer >= 1, got"):
-        TOY.train(ADAMW, epochs=epochs)
-
-
-@pytest.mark.parametrize("seed", [-1, 1_000_001, 0.5, None])
-def test_bad_seeds_are_refused(seed: object) -> None:
-    with pytest.raises(ValueError, match="seed must be an integer from 0 to 1,000,000, got"):
-        TOY.train(ADAMW, epochs=1, seed=seed)
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "message"),
-    [
-        ("cifar", "cpu", "unknown task 'cifar'; known are pfn, toy"),
-        ("toy", "gpu", "unknown device 'gpu'; use 'auto', 'cpu', 'cuda' or 'cuda:N'"),
-        ("toy", "meta", "unknown device 'meta'"),
-        ("toy", "cuda:99", "device 'cuda:99' is not available: torch sees . CUDA devices here; try 'cpu'"),
-    ],
-)
-def test_unknown_tasks_and_devices_are_refused(name: str, device: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_task(name, device)
