@@ -34,15 +34,15 @@ class Agent(Protocol[AnyCandidate]):
         ...
 
     def tell(self, programs: Sequence[AnyCandidate], evaluations: Sequence[Evaluation[AnyCandidate]]) -> None:
-        """Reports evaluations of asked programs, in any order; some may never be reported."""
+        """Reports evaluations of asked programs, in any order, perhaps not all."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """Returns its arguments as JSON data. Agents of equal configuration propose equal programs."""
+        """Returns the arguments as JSON data; equal ones give equal proposals."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns its state as JSON data, without programs asked for and not yet told."""
+        """Returns the state as JSON data, without programs asked but not told."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Agent(Protocol[AnyCandidate]):
 
 
 class ProgramAgent(Agent[Program], Protocol):
-    """A search method that proposes programs of a search space, as `AgentPolicy` needs it.
+    """A search method that proposes programs of a space, for `AgentPolicy`.
 
     Attributes:
         space: The search space of its programs.

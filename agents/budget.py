@@ -11,7 +11,7 @@ SIMULATED_SECONDS_PER_STEP = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The limits of a search, which ends when any of them is reached.
+    """The limits of a search; the first one reached ends it.
 
     Attributes:
         queries: Programs asked for, hits included.

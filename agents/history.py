@@ -1,4 +1,4 @@
-"""The history of a search run: a line of `history.jsonl` for each query."""
+"""A search run's history: a line of `history.jsonl` per query."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Reads and checks a `history.jsonl`; changes nothing. Without a file the history is empty.
+    """Reads and checks a `history.jsonl`, unchanged; a missing one is empty.
 
     Raises:
         RunError: If the file can't be read or a line is damaged. The message names the file and the line.
@@ -179,7 +179,7 @@ def read_history(path: Path) -> History:
 
 
 def count_queries(path: Path) -> int:
-    """Returns the number of complete lines of a `history.jsonl`, unchecked; 0 without a file.
+    """Counts complete lines of a `history.jsonl`, unchecked; 0 if missing.
 
     Raises:
         RunError: If the file can't be read.
@@ -199,7 +199,7 @@ def _check_order(entry: HistoryEntry[Any], before: SearchResult[Any]) -> None:
 
 
 def strict_json(data: bytes) -> Any:
-    """Reads JSON data strictly: no NaN, no infinity, no name twice in an object.
+    """Reads JSON data without NaN, infinity, or repeated names in objects.
 
     Raises:
         ValueError: If it is not JSON.

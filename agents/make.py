@@ -74,7 +74,7 @@ def make_agent(
 
 
 def usual_batch_size(name: str) -> int:
-    """Returns the number of programs that `nosbench search` asks an agent for at a time.
+    """Returns the batch size that `nosbench search` uses for an agent.
 
     It is 16 for agents that learn from many programs at a time, so that worker processes can train them together.
 
@@ -99,7 +99,7 @@ def run_name(
     arithmetic: str = "float32",
     identity: str = "fingerprint",
 ) -> str:
-    """Names a run after its settings, as `nosbench search` names its folder in `runs/`.
+    """Names a run after its settings, like `nosbench search` in `runs/`.
 
     Settings that are as usual are left out, except for agent, start, task, epochs and seed. The arguments are those of
     `make_agent`, `search` and `Oracle`.

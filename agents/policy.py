@@ -1,4 +1,4 @@
-"""`AgentPolicy`: plays a search method through the env like a model of stable-baselines3."""
+"""`AgentPolicy`: a search method as a policy, like stable-baselines3 models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AnyEnv = TypeVar("AnyEnv", bound="gymnasium.Env[Any, Any] | VecEnv")
 
 
 class AgentPolicy:
-    """A policy that writes an agent's programs into an env, one in each episode.
+    """A policy that writes an agent's programs, one per episode.
 
     The env is `NOSBench-v0` or `NOSBenchToken-v0`. `predict` is that of a stable-baselines3 model, so `evaluate_policy`
     (and sb3-contrib's for masked models) treats random search, evolution and PPO alike. `predict` gets no rewards, so
@@ -59,7 +59,7 @@ class AgentPolicy:
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[NDArray[np.int64], Any]:
-        """Returns the next action for an observation `(d,)`, or for each of several envs `(n, d)`.
+        """Returns the next action for an observation `(d,)` or several `(n, d)`.
 
         An observation of the empty program starts a new program. The other arguments are ignored; stable-baselines3 and
         sb3-contrib pass them.
@@ -140,7 +140,7 @@ class _TellAgent(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _telling(envs: VecEnv, agent: ProgramAgent) -> VecEnv:
-    """Wraps a vector env to tell an agent of each evaluation in it."""
+    """Wraps a vector env to tell an agent of its evaluations."""
     from stable_baselines3.common.vec_env import VecEnvWrapper
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 

@@ -29,7 +29,7 @@ _WORST = 0.75  # the quantile of the finite losses whose reward is 0
 
 
 class PolicyGradient:
-    """A recurrent policy over programs, trained by REINFORCE or the risk-seeking policy gradient.
+    """A recurrent policy over programs, trained by REINFORCE or risk-seeking policy gradient.
 
     A `TokenPolicy` writes the programs. After every `batch_size` programs told, Adam takes a step that increases
 

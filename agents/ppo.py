@@ -179,7 +179,7 @@ class PPOAgent:
                 del self._asked[program]
 
     def metrics(self) -> dict[str, float]:
-        """Returns measures of the last update, such as losses and entropy; none before the first."""
+        """Returns the last update's measures, such as losses; initially none."""
         return dict(self._metrics)
 
     def config(self) -> dict[str, Any]:
@@ -254,14 +254,14 @@ class PPOAgent:
         return episodes
 
     def _take(self, episode: _Episode, loss: float) -> None:
-        """Adds an episode with its loss (inf for a failure); trains after enough actions."""
+        """Adds an episode (failed: loss inf); trains after enough actions."""
         rank = self._ranks.add(loss)
         self._told.append((episode, rank if self.rewards == "rank" else max(-loss, self.failure_reward)))
         while sum(len(episode) for episode, _ in self._told) - self._learned >= self.model.n_steps:
             self._train()
 
     def _train(self) -> None:
-        """Fills the rollout buffer with the first `n_steps` actions told, and trains with them."""
+        """Fills the rollout buffer with the first `n_steps` actions; trains with it."""
         import torch
 
         buffer, n_steps = self.model.rollout_buffer, self.model.n_steps
@@ -282,7 +282,7 @@ class PPOAgent:
         self._measure(rewards, lengths)
 
     def _replay(self, episode: _Episode, reward: float) -> Iterator[dict[str, Any]]:
-        """Yields the steps of an episode as arguments of the rollout buffer's `add`."""
+        """Yields an episode's steps as arguments of the rollout buffer's `add`."""
         import torch
 
         env = self._envs[0]
@@ -378,7 +378,7 @@ class _Ranks:
         self._sorted: list[float] = []
 
     def add(self, loss: float) -> float:
-        """Adds a loss; returns the share of worse ones, with equal ones counted half."""
+        """Adds a loss; returns the share of worse ones, ties counting half."""
         if len(self.losses) == self._size:
             del self._sorted[bisect_left(self._sorted, self.losses.popleft())]
         self.losses.append(loss)
@@ -389,7 +389,7 @@ class _Ranks:
 
 @dataclass(slots=True)
 class _RandomState:
-    """An agent's own state of torch's and numpy's global generators, from which SB3 draws."""
+    """An agent's own global torch and numpy generators, from which SB3 draws."""
 
     torch_state: Any
     numpy_state: Any

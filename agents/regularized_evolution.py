@@ -1,4 +1,4 @@
-"""Regularized evolution (Real et al., 2019), as the paper uses it (Appendix F, Algorithm 2)."""
+"""Regularized evolution (Real et al., 2019), as in the paper's Algorithm 2 (Appendix F)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POPULATION_SIZE, TOURNAMENT_SIZE = 100, 25  # Appendix F
 
 
 class RegularizedEvolution:
-    """Evolves a population: a tournament's winner gets a mutated child, and the oldest leaves.
+    """Evolves a population: mutated children of tournament winners replace the oldest.
 
     Args:
         space: The search space; the paper's if None.
@@ -70,7 +70,7 @@ class RegularizedEvolution:
         return self.space.mutate(parent, self._rng)  # line 17
 
     def tell(self, programs: Sequence[Program], evaluations: Sequence[Evaluation]) -> None:
-        """Adds programs to the population; if it is full, the oldest leave (lines 19-22)."""
+        """Adds programs; from a full population the oldest leave (lines 19-22)."""
         for program, evaluation in zip(programs, evaluations, strict=True):
             # A failed program loses every tournament against one that did not fail.
             fitness = -evaluation.loss if evaluation.status == "ok" else -math.inf

@@ -99,7 +99,7 @@ class RunFolder:
         self._check_config(config)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the configuration of a new run; refuses to continue a run of another configuration."""
+        """Writes a new run's configuration; refuses to continue another configuration."""
         path = self.folder / CONFIG
         if not path.exists():
             if (self.folder / HISTORY).exists():
@@ -138,7 +138,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def note(self, entry: HistoryEntry[Any], result: SearchResult[Any]) -> None:
-        """Writes the events of a query, unless the saved state already covers it."""
+        """Writes a query's events, unless the saved state covers it."""
         if entry.number > self._saved_at:
             with self._writing():
                 self._events.query(entry, result)
@@ -171,7 +171,7 @@ class RunFolder:
             self.save_agent(agent, queries)
 
     def load_agent(self, agent: Agent[Any]) -> int:
-        """Loads the saved state into the agent; returns the number of queries that it covers."""
+        """Loads the agent's saved state; returns its number of queries."""
         self._saved_at = self._load_agent(agent)
         self._events = Events(self.folder, self._saved_at, _metrics(agent))
         return self._saved_at

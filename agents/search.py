@@ -1,4 +1,4 @@
-"""`search`: the loop that runs every agent, with a budget, a run folder and resuming."""
+"""`search`: the loop of all agents, with budget, folder and resuming."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _entries(
 def _catch_up(
     agent: Agent[Any], oracle: Oracle, run: RunFolder, epochs: int, training_seed: int
 ) -> Iterator[list[HistoryEntry]]:
-    """Restores a new agent from the run's files, and yields the history batch by batch.
+    """Restores a new agent, and yields the run's history in batches.
 
     It loads the saved state and replays the queries after it. Each batch is yielded after the agent was told of it.
     """

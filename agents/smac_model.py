@@ -45,7 +45,7 @@ def sobol_design(space: ConfigurationSpace, number: int, seed: int) -> list[Conf
 def challengers(
     space: ConfigurationSpace, evaluated: Sequence[Configuration], costs: Floats, seed: int, samples: int
 ) -> Iterator[Configuration]:
-    """Yields configurations to evaluate next, best first; one in twelve is random, as in SMAC.
+    """Yields configurations to evaluate next, best first.
 
     Args:
         space: The space.
@@ -55,7 +55,7 @@ def challengers(
         samples: Random configurations from which the local search starts, beside those evaluated.
 
     Yields:
-        Configurations; some of `evaluated` may be among them.
+        Configurations; some of `evaluated` may be among them. One in twelve is random, as in SMAC.
     """
     space.seed(seed)
     scenario = Scenario(space, deterministic=True, seed=seed)
@@ -95,7 +95,7 @@ def fitted_forest(space: ConfigurationSpace, vectors: Floats, log_costs: Floats,
 
 
 def log_scaled(costs: Floats) -> Floats:
-    """Scales costs to 0 to 1 and takes their logarithm, as SMAC's log-scaled encoder does.
+    """Returns logarithms of costs scaled to 0 to 1, like SMAC's encoder.
 
     The scale begins below the lowest cost, by as much as the 5 % quantile lies above it. So the logarithm spreads all
     good costs, and not only the best one from the rest.
@@ -117,7 +117,7 @@ def log_scaled(costs: Floats) -> Floats:
 
 @contextmanager
 def _no_mean_of_nothing() -> Iterator[None]:
-    """Silences numpy's warnings when SMAC's local search logs the mean time of no steps."""
+    """Silences numpy's warnings when SMAC's local search averages no times."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         warnings.filterwarnings("ignore", "invalid value encountered in scalar divide", RuntimeWarning)

@@ -17,7 +17,7 @@ INITIAL_CONFIGS = 10  # the paper's code
 
 
 class SmacNOS(SmacSearch[Program]):
-    """Proposes random programs, then those with the highest expected improvement under a random forest.
+    """Proposes random programs, then those of highest expected improvement (random forest).
 
     The forest and the log expected improvement are the paper's (Section 4.1 and Appendix F), the random initial design
     its code's. All else follows SMAC's `HyperparameterOptimizationFacade`. (The code uses `BlackBoxFacade`, which has a

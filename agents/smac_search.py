@@ -1,4 +1,4 @@
-"""`SmacSearch`: SMAC's search as `ask` and `tell`, the common part of `SmacNOS` and `SmacHPO`.
+"""`SmacSearch`: SMAC as `ask` and `tell`, shared by `SmacNOS` and `SmacHPO`.
 
 SMAC is "Sequential Model-based Algorithm Configuration" (Hutter et al., 2011; SMAC3: Lindauer et al., 2022).
 """
@@ -26,7 +26,7 @@ _TRIES = 100  # draws for something new before a small space counts as exhausted
 
 
 class SmacSearch(ABC, Generic[AnyCandidate]):
-    """Proposes an initial design, then in rounds the candidates with the highest expected improvement.
+    """Proposes an initial design, then rounds of highest expected improvement.
 
     A round fits SMAC's model to all results and yields `retrain_after` proposals. Its seed is made from the agent's
     seed and its number, so a round depends only on these and on the results. The state is therefore a list of results,
@@ -106,7 +106,7 @@ class SmacSearch(ABC, Generic[AnyCandidate]):
         return list(new) or [self._candidate_of(*random_design(self._configurations, 1, seed))]
 
     def _add_new(self, proposals: Iterable[Configuration], wanted: int, new: dict[AnyCandidate, None]) -> None:
-        """Adds proposals that were neither told nor asked for to `new`, until it has `wanted`."""
+        """Adds proposals neither told nor asked for, until `new` has `wanted`."""
         for configuration in proposals:
             candidate = self._candidate_of(configuration)
             if candidate not in self._told and candidate not in self._pending:
@@ -115,7 +115,7 @@ class SmacSearch(ABC, Generic[AnyCandidate]):
                 break
 
     def tell(self, candidates: Sequence[AnyCandidate], evaluations: Sequence[Evaluation[AnyCandidate]]) -> None:
-        """Learns from results. If a candidate is told twice, the first result counts.
+        """Learns from results; of a candidate told twice, the first counts.
 
         Raises:
             ValueError: If a candidate is not in the space.

@@ -1,4 +1,4 @@
-"""The search spaces of SMAC: programs and optimizers as configurations of ConfigSpace, and back.
+"""SMAC's search spaces: programs and optimizers as ConfigSpace configurations, and back.
 
 They need ConfigSpace: `pip install 'nosbench_env[smac]'`. It is imported at the first call.
 """
@@ -33,7 +33,7 @@ def check_installed(*packages: str) -> None:
 
 
 def program_config_space(space: SearchSpace | None = None) -> ConfigurationSpace:
-    """Returns the programs of a search space as a ConfigSpace (paper, Appendix F).
+    """Returns a search space's programs as a ConfigSpace (Appendix F).
 
     The first hyperparameter is the `length`, an integer. Instruction 1 has the category `function_1`, the input slots
     `input_1_1`, `input_1_2` and `input_1_3`, as many as the function takes, and the output slot `output_1`; likewise
@@ -179,7 +179,7 @@ def optimizer_config_space() -> ConfigurationSpace:
 
 
 def optimizer_of(configuration: Configuration) -> OptimizerConfig:
-    """Returns the optimizer of a configuration of `optimizer_config_space`, with six digits for each number."""
+    """Returns an `optimizer_config_space` configuration's optimizer, with six-digit numbers."""
     name = str(configuration["optimizer"])
     values: dict[str, Any] = {}
     for key in (*_COMMON, *_OWN[name]):

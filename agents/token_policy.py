@@ -36,7 +36,7 @@ class Lessons:
 
 
 class TokenPolicy(nn.Module):
-    """A distribution over the programs of a space, by a GRU over their tokens.
+    """A distribution over a space's programs, by a GRU over tokens.
 
     `Draft` describes the tokens. The first choice is the program's length; the tokens of a program of that length
     follow. The inputs before each choice are the choice before, the kind of the next one, the function whose inputs are
@@ -112,7 +112,7 @@ class TokenPolicy(nn.Module):
         return True
 
     def read(self, programs: Sequence[Program]) -> Lessons:
-        """Prepares programs for the network; the policy must be able to write them."""
+        """Prepares programs that the policy can write, for the network."""
         columns = [[self._space.token_count + len(program) - 1, *self._space.tokens(program)] for program in programs]
         choices = np.full((max(map(len, columns)), len(columns)), STOP)
         for number, column in enumerate(columns):
@@ -126,7 +126,7 @@ class TokenPolicy(nn.Module):
         return Lessons(torch.stack(features), torch.stack(masks), torch.from_numpy(choices))
 
     def forward(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
-        """Returns the log-probability of each choice and the entropy of its alternatives, both `(T, n)`.
+        """Returns each choice's log-probability and its alternatives' entropy, both `(T, n)`.
 
         Both are 0 after a program's end, so the sum of a column is that of the program.
         """
@@ -141,7 +141,7 @@ class TokenPolicy(nn.Module):
 
 
 class _Cursors:
-    """The positions of several programs that are written, or read, choice by choice together."""
+    """Positions in programs written or read together, choice by choice."""
 
     def __init__(self, space: SearchSpace, n: int) -> None:
         self._space = space
@@ -203,7 +203,7 @@ class _Cursors:
 
 
 def _allowed_kinds(space: SearchSpace) -> NDArray[np.bool_]:
-    """Returns the choices of each kind, `(kinds, choices)`: the tokens, then the lengths from 1 on."""
+    """Returns each kind's choices, `(kinds, choices)`: tokens, then lengths from 1."""
     kinds = np.zeros((_DONE + 1, space.token_count + space.max_instructions), dtype=np.bool_)
     tokens = kinds[:, : space.token_count]
     kinds[_LENGTH, space.token_count :] = True

@@ -99,7 +99,7 @@ class Statistics:
 
     @property
     def hit_rate(self) -> float:
-        """The share of queries answered without training (paper, Table 3); NaN before the first."""
+        """The share of queries answered without training (Table 3); initially NaN."""
         return (self.stored + self.diverged) / self.queries if self.queries else float("nan")
 
     @property

@@ -86,7 +86,7 @@ def empty_figure(
 
 
 def plot_steps(panel: Axes, style: Style, x: Values, y: Values, low: Values, high: Values, label: str) -> None:
-    """Plots a step curve with a band and a marker at its end.
+    """Plots a step curve with a band and an end marker.
 
     Args:
         panel: The panel.
@@ -139,12 +139,12 @@ def escaped(text: str) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Breaks a text into at most two lines, cuts off the rest, and escapes it."""
+    """Wraps a text to at most two lines, cut and escaped."""
     return escaped("\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…")))
 
 
 def save(figure: Figure, file: Path | BinaryIO) -> None:
-    """Writes a figure to a file in its suffix's format, or as PNG to an open file."""
+    """Writes a figure in its suffix's format; to open files, as PNG."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name may be in letters that the font lacks
         figure.savefig(file, format=None if isinstance(file, Path) else "png", dpi=_DPI)

@@ -1,4 +1,4 @@
-"""Registration of the envs with RLlib, whose workers have no access to Gymnasium's registry."""
+"""Registration with RLlib, whose workers lack access to Gymnasium's registry."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from nosbench_env.envs.vector_env import ProgramVectorEnv
 
 
 def make_sb3_env(env_id: str, n_envs: int = 1, seed: int | None = None, **arguments: Any) -> NOSBenchVecEnv:
-    """Makes a vector env for stable-baselines3 and sb3-contrib that evaluates programs together.
+    """Makes an SB3 vector env that evaluates programs together.
 
-    It takes the place of stable-baselines3's `make_vec_env`.
+    It takes the place of stable-baselines3's `make_vec_env`, also for sb3-contrib.
 
     Args:
         env_id: "nosbench_env:NOSBenchToken-v0", or another id of this package.
@@ -73,7 +73,7 @@ class NOSBenchVecEnv(VecEnv):
         return self.envs.action_masks()
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode in each environment, with the seeds and options set before."""
+        """Starts all episodes, with the seeds and options set before."""
         options = [own or None for own in self._options]
         infos = self.envs.reset_each(np.ones(self.num_envs, dtype=np.bool_), self._seeds, options)
         self.reset_infos = [infos.get(number, {}) for number in range(self.num_envs)]
@@ -132,11 +132,11 @@ class NOSBenchVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls a method of each environment. If it changes them, later steps are slow."""
+        """Calls a method of each environment; changes slow down later steps."""
         return self.envs.call_in(self._get_indices(indices), method_name, *method_args, **method_kwargs)
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Returns True for `Monitor`, whose work this class does, and False for any other wrapper."""
+        """Returns True only for `Monitor`, whose work this class does."""
         return [self._monitor and wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
@@ -144,6 +144,6 @@ class NOSBenchVecEnv(VecEnv):
         return [None] * self.num_envs
 
     def _episode(self, number: int) -> dict[str, Any]:
-        """Returns `Monitor`'s entry for an episode: return, length and time in seconds."""
+        """Returns an episode's entry of `Monitor`: return, length, seconds."""
         seconds = round(time.time() - self._started, 6)
         return {"r": round(float(self._returns[number]), 6), "l": int(self._lengths[number]), "t": seconds}

@@ -1,4 +1,4 @@
-"""`EvaluationReward`: the common part of wrappers that change the reward of a program."""
+"""`EvaluationReward`: the base of wrappers that change a program's reward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nosbench_env.envs.edit_env import NOSBenchEditEnv
 
 
 class EvaluationReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
-    """Changes the reward of each step that evaluates a program or finds it invalid.
+    """Changes the reward of steps that evaluate or reject a program.
 
     In `NOSBench-v0`, `NOSBenchToken-v0` and `NOSBenchEdit-v0` with `evaluate="end"` that is the last step of an
     episode. With `evaluate="step"` it is also each step that changes the program. Other rewards are kept.
@@ -31,7 +31,7 @@ class EvaluationReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
 
 
 def check_pays_once(env: gymnasium.Env[Any, Any], wrapper: str) -> None:
-    """Raises a ValueError for an env that pays more than once in an episode.
+    """Raises a ValueError if `env` pays several times per episode.
 
     Its rewards have a meaning as a sum, which changing them one by one would alter.
     """

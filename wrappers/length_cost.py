@@ -10,7 +10,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 
 class LengthCost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Subtracts `cost` from an episode's final reward for each instruction of its program.
+    """Subtracts `cost` per instruction from an episode's final reward.
 
     **Optimal policy:** changed. The shorter of two programs is better if its loss exceeds the longer one's by less than
     `cost` times the difference in length. Of equally good programs the shortest are optimal. Without discounting (gamma

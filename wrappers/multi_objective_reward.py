@@ -1,4 +1,4 @@
-"""`MultiObjectiveReward`: rewards that include a program's costs, as a number or a vector."""
+"""`MultiObjectiveReward`: rewards with a program's costs, scalar or vector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AUGMENTATION = 1e-3
 
 
 class MultiObjectiveReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Pays the env's reward and, at the end of an episode, the program's costs.
+    """Pays the env's reward and, at an episode's end, the program's costs.
 
     The objectives are a vector to maximize: the env's reward first, then the negative of each cost. Their sums over an
     episode are the program's reward and its costs. `info["objectives"]` holds them, as a tuple, at each step that

@@ -12,7 +12,7 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 
 class NoveltyBonus(EvaluationReward):
-    """Adds `bonus` to the reward of a new program with a finite loss.
+    """Adds `bonus` for a new program with a finite loss.
 
     A program is new if this wrapper has not seen its result's key (`Evaluation.key`): with the env's default identity,
     if its fingerprint is new. A result in the store makes no difference. Failures get no bonus, since there are

@@ -13,7 +13,7 @@ from nosbench_env.language.program import GRAD, MAX_SLOTS, Program
 
 
 class PotentialShaping(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Adds the shaping reward `gamma * potential(s') - potential(s)` to each step from state s to s'.
+    """Adds `gamma * potential(s') - potential(s)` to each step from s to s'.
 
     The method is that of Ng, Harada and Russell (1999). The potential of a state is `scale` times a score of the
     program so far, from 0 to 1:
@@ -72,7 +72,7 @@ class PotentialShaping(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
 
 
 def usable_share(program: Program) -> float:
-    """Returns the share of instructions whose value a continuation can use; 0 for the empty program.
+    """Returns the share of instructions with usable values; 0 if empty.
 
     >>> usable_share(Program.parse("r9 = exp(step); r9 = square(grad)"))
     0.5
@@ -81,7 +81,7 @@ def usable_share(program: Program) -> float:
 
 
 def lost(program: Program) -> list[int]:
-    """Returns the places of the instructions whose value no continuation can use, last first."""
+    """Returns the places of instructions with unusable values, last first."""
     needed = set(range(MAX_SLOTS))  # values in memory at the end can be read in the next step
     places = []
     for place in range(len(program) - 1, -1, -1):
@@ -95,7 +95,7 @@ def lost(program: Program) -> list[int]:
 
 
 def holds_gradient(program: Program) -> float:
-    """Returns 1 if the last value or one in memory was computed from the gradient, else 0.
+    """Returns 1 if the last or a stored value uses the gradient, else 0.
 
     >>> holds_gradient(Program.parse("r9 = square(grad); r10 = exp(step)"))
     1.0

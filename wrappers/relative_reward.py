@@ -43,7 +43,7 @@ class RelativeReward(EvaluationReward):
         self._reference_reward: float | None = None
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes a step, and changes its reward. The first step evaluates the reference."""
+        """Takes a step, and changes its reward. The first evaluates the reference."""
         if self._reference_reward is None:  # first, since the env's step can't be undone
             self._reference_reward = self._evaluate_reference()
         return super().step(action)

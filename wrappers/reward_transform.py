@@ -12,7 +12,7 @@ from nosbench_env.wrappers.evaluation_reward import EvaluationReward
 
 
 class RewardTransform(EvaluationReward):
-    """Multiplies the reward of an evaluated program by `scale`, then clips it to `[low, high]`.
+    """Scales an evaluated program's reward, then clips it to `[low, high]`.
 
     **Optimal policy:** kept by scaling alone. Clipping makes all programs beyond a bound equal. Without discounting
     (gamma 1) the optimal policy is kept as long as the best program's scaled reward lies between `low` and `high`. With

@@ -19,7 +19,7 @@ _TOKENS_OF_ROW = np.array([-1, *[FIRST_SLOT_TOKEN - 1] * MAX_ARITY, FIRST_SLOT_T
 
 
 class TokenObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Observes the program so far as tokens, padded at the end with STOP.
+    """Observes the program as tokens, padded at the end with STOP.
 
     The tokens are the actions of `NOSBenchToken-v0`: for each instruction its function, inputs and output, of an
     incomplete one those written. The space is a `Box` of integers, `(5 * max_instructions,)` int64, from 0 to

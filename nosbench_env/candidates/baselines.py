@@ -93,12 +93,12 @@ BASELINES: Mapping[str, Baseline] = _baselines()
 
 
 def differs_from_paper(mean: float | None, paper_loss: float) -> bool:
-    """Returns True if a mean loss differs beyond noise, or is not finite (None)."""
+    """Returns True if a mean differs beyond noise or isn't finite (None)."""
     return mean is None or abs(mean - paper_loss) > NOISE * max(1.0, abs(paper_loss))
 
 
 def baseline_name(text: str) -> str | None:
-    """Returns the key of `BASELINES` for a text in any case, or None."""
+    """Returns a text's key in `BASELINES`, in any case, or None."""
     return next((name for name in BASELINES if name.lower() == text.lower()), None)
 
 

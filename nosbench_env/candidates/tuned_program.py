@@ -130,7 +130,7 @@ class TunedProgram:
         self.spelled_out()
 
     def as_program(self) -> Program | None:
-        """Returns an equal `Program`, or None if `lr` or a number is outside the language."""
+        """Returns an equal `Program`; None if `lr` or a number prevents it."""
         if self.lr != 1.0:
             return None
         instructions = list(self.program)
@@ -142,7 +142,7 @@ class TunedProgram:
         return Program(tuple(instructions))
 
     def spelled_out(self) -> tuple[Program, dict[int, float]]:
-        """Returns a program that reads the numbers from free slots, and these slots' values."""
+        """Returns a program with the numbers in free slots, and their values."""
         used = {slot for instruction in self.program for slot in (*instruction.inputs, instruction.output)}
         free = [slot for slot in range(MAX_SLOTS - 1, FIRST_WRITABLE_SLOT - 1, -1) if slot not in used]
         slots: dict[float, int] = {}
@@ -162,7 +162,7 @@ class TunedProgram:
         return TunedOptimizer(params, self)
 
     def identity_value(self, epochs: int = 0) -> str:
-        """Returns the identity value in keys of the store, for any length of training."""
+        """Returns the identity value in store keys, for any training length."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
         return f"tuned-1:{blake2b(text.encode(), digest_size=16).hexdigest()}"
 

@@ -43,7 +43,7 @@ for _command in (evaluate, search, compare, baselines, plot, export):
 
 @app.command()
 def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Checks the installation: versions, devices, the store, and the results of small trainings.
+    """Checks the installation: versions, devices, store, results of small trainings.
 
     The exit code is 0 if all checks pass, else 2.
     """
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _discard_output() -> None:
-    """Discards pending output, which Python would otherwise try to print again at exit."""
+    """Discards pending output, which Python would retry at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Arguments of commands: programs and library optimizers, by name, as text, or in a file."""
+"""Programs and library optimizers as arguments: names, texts or files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIMIZER = re.compile(rf"(?:{'|'.join(map(re.escape, LIBRARIES))})\.")
 
 
 def read_program(argument: str) -> Program:
-    """Reads a program from a known name (in any case), a file, or a text.
+    """Reads a program: a known name (any case), file or text.
 
     A file holds a program's text, its JSON form, or the output of `nosbench export --to json`. A file whose name ends
     in .py holds a step in Python (see `Program.from_python`), which is parsed and never executed.
@@ -58,7 +58,7 @@ def read_program(argument: str) -> Program:
 
 
 def read_candidate(argument: str) -> Candidate:
-    """Reads a candidate: a baseline's name, an optimizer's text, a run folder, or a program.
+    """Reads a candidate: a baseline, optimizer, run folder or program.
 
     A run folder stands for its best program. A file may hold an optimizer too: its text, or its JSON form.
 
@@ -87,7 +87,7 @@ def read_candidate(argument: str) -> Candidate:
 
 
 def named_candidates(arguments: Sequence[str]) -> dict[str, Candidate]:
-    """Reads several candidates, each under a short name of its own; equal names get numbers.
+    """Reads candidates under short names; equal names get numbers.
 
     Raises:
         InvalidProgram, ValueError: As `read_candidate` does.
@@ -103,7 +103,7 @@ def named_candidates(arguments: Sequence[str]) -> dict[str, Candidate]:
 
 
 def _label(argument: str) -> str:
-    """Returns a short name for an argument: a baseline's, a run folder's, or its beginning."""
+    """Returns a baseline's or run folder's name, or the argument's beginning."""
     path = Path(argument)
     label = path.parent.name if path.name == BEST and path.parent.name else " ".join(argument.split()).rstrip("/")
     return baseline_name(label) or (label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…")
@@ -114,7 +114,7 @@ def _is_json(text: str) -> bool:
 
 
 def _program_of(data: Any) -> Any:
-    """Returns the program's JSON form: the data, or the entry "program" of an exported file."""
+    """Returns a program's JSON form, bare or from an exported file."""
     return data["program"] if isinstance(data, dict) and "program" in data else data
 
 

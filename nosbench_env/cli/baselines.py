@@ -1,4 +1,4 @@
-"""The commands `nosbench baselines` and `nosbench plot`: optimizers beside each other, over several seeds."""
+"""The commands `nosbench baselines` and `nosbench plot`: optimizers compared over several seeds."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def baselines(
     plot: Annotated[bool, typer.Option(help="With --output, draw plots. Needs the extra `plot`.")] = True,
     list_them: Annotated[bool, typer.Option("--list", help="Show the baselines without training.")] = False,
 ) -> None:
-    """Trains with handwritten optimizers, the baselines of a search, and shows their losses.
+    """Trains with handwritten optimizers (baselines) and shows their losses.
 
     On the pfn task the paper's values stand beside them. Results are stored: Ctrl-C loses only the trainings in
     progress, and a second call needs no training. Optimizers of a library that is not installed are left out, unless
@@ -189,7 +189,7 @@ def _scored(
     seeds: int,
     papers: Mapping[str, float | None],
 ) -> list[Score]:
-    """Returns the scores; shows a progress bar in a terminal, lines in a log."""
+    """Returns the scores; shows progress: a bar in terminals, else lines."""
     from nosbench_env.studies.baselines import score
 
     if not candidates:
@@ -221,7 +221,7 @@ def _scored(
 def _not_installed(
     candidates: Mapping[str, Candidate], oracle: Oracle, epochs: int | None, seeds: int
 ) -> dict[str, str]:
-    """Returns the candidates that can be neither trained nor looked up, with the reasons."""
+    """Returns candidates neither trainable nor stored, with the reasons."""
     missing = {}
     for name, candidate in candidates.items():
         if isinstance(candidate, OptimizerConfig) and (reason := candidate.missing()) is not None:

@@ -89,7 +89,7 @@ def compare(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares search methods by their runs: anytime curves, tables, rank tests, best programs.
+    """Compares search methods: anytime curves, tables, rank tests, best programs.
 
     Runs that differ only in their seed are runs of one method. Run folders are only read, also while their search is
     running. Runs are truncated to the shortest one. Runs with different tasks, epochs, training seeds or identities are
@@ -138,7 +138,7 @@ def compare(
 
 
 def _labels(options: Sequence[str], groups: Sequence[RunGroup]) -> dict[str, str]:
-    """Returns labels by the names of methods; a name may contain an equals sign."""
+    """Returns labels by method; a method's name may contain "="."""
     labels = {}
     names = sorted((group.label for group in groups), key=len, reverse=True)
     for option in options:
@@ -246,7 +246,7 @@ def _trade_offs(trade_offs: TradeOffs) -> list[str]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Aligns rows of equal names, texts to the left and numbers to the right."""
+    """Aligns rows of equal names: texts left, numbers right."""
     lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
     left = [place for place, name in enumerate(rows[0]) if name in ("method", "a", "b", "query")]
     return "\n".join(aligned(lines, left))

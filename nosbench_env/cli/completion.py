@@ -29,7 +29,7 @@ def baselines(incomplete: str) -> list[str]:
 
 
 def candidates(incomplete: str) -> list[str]:
-    """Completes baselines, the known programs among them, and run folders with a best program."""
+    """Completes baselines, known programs included, and folders with best programs."""
     return _known(BASELINES, incomplete) + _runs(incomplete, "best.txt")
 
 
@@ -54,7 +54,7 @@ def tasks() -> list[str]:
 
 
 def devices() -> list[str]:
-    """Returns `auto`, `cpu` and the GPUs of the system, usable by torch or not."""
+    """Returns `auto`, `cpu` and all GPUs, usable by torch or not."""
     gpus = sorted(int(node.name[6:]) for node in Path("/dev").glob("nvidia[0-9]*") if node.name[6:].isdigit())
     return ["auto", "cpu", "cuda", *(f"cuda:{number}" for number in gpus)]
 
@@ -75,12 +75,12 @@ def constraints() -> list[str]:
 
 
 def _known(names: Iterable[str], incomplete: str) -> list[str]:
-    """Completes a name, keeping the case of the part typed: `adamW` after `ad`."""
+    """Completes a name, keeping the typed case: `adamW` after `ad`."""
     return [incomplete + name[len(incomplete) :] for name in names if name.lower().startswith(incomplete.lower())]
 
 
 def _runs(incomplete: str, file: str) -> list[str]:
-    """Returns the folders that hold `file`, in `runs` or in the folder typed."""
+    """Returns the folders with `file`, in `runs` or the folder typed."""
     typed, slash, _ = incomplete.rpartition("/")
     parent = typed + slash or _RUNS
     try:

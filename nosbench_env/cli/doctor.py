@@ -1,4 +1,4 @@
-"""The checks of `nosbench doctor`: an installation is complete, and its results are right."""
+"""The checks of `nosbench doctor`: complete installation, right results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _optimizer() -> str:
 
 
 def _fused() -> str:
-    """Compares the fused AdamW program with the plain one, on the device of trainings."""
+    """Compares fused AdamW with plain AdamW, on the training device."""
     task = make_task("toy", "auto")
     curves = [
         task.train(partial(ProgramOptimizer, program=KNOWN_PROGRAMS["AdamW"], fused=fused), epochs=2)

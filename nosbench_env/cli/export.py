@@ -42,7 +42,7 @@ def export(
     standalone: Annotated[bool, typer.Option("--standalone", help="With `latex`: write a complete document.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Exports a program as code for your own training, as pseudocode, or as data.
+    """Exports a program as code for training, pseudocode or data.
 
     For example:
 

@@ -77,12 +77,12 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progre
 
 
 def on_terminal() -> bool:
-    """Returns True if standard error is a terminal, where a progress bar can be redrawn."""
+    """Returns True if standard error is a terminal, for progress bars."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
-    """Aligns cells in indented columns, to the right except in the columns `left`."""
+    """Aligns cells in indented columns: those in `left` left, others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "    "
@@ -100,7 +100,7 @@ def counted_epochs(count: int) -> str:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Spreads a command's parameter `options`, a dataclass, into one option for each of its fields.
+    """Turns a command's dataclass `options` into an option per field.
 
     Typer reads options from a signature. So commands that share many can name them once, in a dataclass.
     """
@@ -122,7 +122,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def interruptible(message: Callable[[], str]) -> Iterator[None]:
-    """Ends the command with a message on Ctrl-C; a second Ctrl-C is ignored."""
+    """Ends the command with a message on Ctrl-C; ignores a second."""
     try:
         yield
     except KeyboardInterrupt:

@@ -98,7 +98,7 @@ def shorten(
         typer.Option(help="Also remove instructions that raise the mean loss by at most this: an approximation."),
     ] = None,
 ) -> None:
-    """Removes the instructions that a program does not need, each with its proof.
+    """Removes instructions that a program does not need, with proofs.
 
     First go instructions that certainly make no difference, by the canonical form. Then go those without which the
     fingerprint on the task stays the same; training proves it (losses equal to the last bit, or as near as rounding
@@ -225,7 +225,7 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler.")] = 0,
 ) -> None:
-    """Tunes the constants with Optuna and compares the result with the program at further seeds.
+    """Tunes constants with Optuna; compares with the original at further seeds.
 
     Tuned constants can be any numbers, so the result is no program of the search space; `TunedProgram.from_json` reads
     its JSON form in tuning.json. The command needs the extra `tune`. Ctrl-C keeps finished trials; the same command
@@ -258,7 +258,7 @@ def tune(
 
 
 class _Look:
-    """A program under study: its evaluator, and the folder for data and plots."""
+    """A program under study, its evaluator, and the output folder."""
 
     def __init__(self, options: ProgramOptions, bar: tqdm[Any]) -> None:
         from nosbench_env.execution.settings import check_epochs
@@ -296,7 +296,7 @@ class _Look:
         return self.folder / f"{name}.png"
 
     def write(self, name: str, data: dict[str, Any]) -> None:
-        """Writes data to the folder, and prints them where JSON is asked for."""
+        """Writes data to the folder, and with `--json` prints them."""
         asked = {"program": self.program.to_json(), "task": self.task, "epochs": self.epochs, "seeds": [*self.seeds]}
         text = json.dumps(asked | data, allow_nan=False)
         self.folder.mkdir(parents=True, exist_ok=True)

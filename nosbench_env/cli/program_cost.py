@@ -33,7 +33,7 @@ def cost(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Computes the cost of a program: state per parameter and work per step.
+    """Computes a program's cost: state per parameter, work per step.
 
     State and work are computed, not measured, and the same on every machine. With --time, steps are also timed on this
     machine, on one thread. The task only gives the parameter tensors.

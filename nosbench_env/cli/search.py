@@ -124,7 +124,7 @@ def search(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Searches for an optimizer and prints the best program with its loss beside AdamW's.
+    """Searches for optimizers; prints the best, with its loss beside AdamW's.
 
     Ctrl-C stops the search and keeps all finished queries; the same command continues it. A greater --budget extends a
     finished search. The first 100 queries of `re` are its first population: copies of the start program, of which one
@@ -190,7 +190,7 @@ def search(
 
 
 class _SearchDisplay:
-    """A progress bar of queries, with a line for each new best program."""
+    """A progress bar of queries, with lines for new best programs."""
 
     def __init__(self, budget: int, silent: bool) -> None:
         self.result: SearchResult | None = None

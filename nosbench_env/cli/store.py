@@ -1,4 +1,4 @@
-"""The commands `nosbench store ...`: what a store holds, its way elsewhere, and its upkeep."""
+"""The commands `nosbench store ...`: contents, transfer and upkeep."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ IdentityFilter = Annotated[
 
 @store_app.command()
 def info(store: StoreOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Lists the contents of the store: results by task, seed and identity, and their origin.
+    """Lists the store's results by task, seed and identity, with origins.
 
     The origin is dates, devices, versions, and the number of results that disagree.
 
@@ -119,7 +119,7 @@ def export_command(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Exports results as JSON lines: portable, exact, and the same text for the same results.
+    """Exports results as JSON lines: portable, exact and deterministic.
 
     The first line explains the fields and their units. The file appears when it is complete.
 
@@ -186,7 +186,7 @@ def merge(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Adds the results of other stores to the store, as `import` does with a file.
+    """Adds the results of other stores, as `import` does a file's.
 
     For example:
 
@@ -221,10 +221,10 @@ def verify(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Trains a random sample of results again; the exit code is 2 if one differs beyond the noise.
+    """Trains a random sample of results again and compares them.
 
-    The identity of each program is computed anew, too, and must be that of its key. A training on the pfn task takes up
-    to a minute or two on a CPU. Ctrl-C shows the results compared so far.
+    The exit code is 2 if one differs beyond the noise. Each program's identity is computed anew, too, and must match
+    its key. A training on the pfn task takes up to two minutes on a CPU. Ctrl-C shows the results compared so far.
 
     For example:
 
@@ -337,7 +337,7 @@ def rekey(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Copies results to keys of another identity, or of its new version, without training.
+    """Copies results to keys of another identity or version, without training.
 
     Old results stay unless --prune is given. Programs that diverge under the new identity need no key and are skipped.
     A second run adds nothing.
@@ -367,7 +367,7 @@ def rekey(
 
 
 def _identified(identity: Identity, program: Program, task: str) -> tuple[str, Status] | None:
-    """Returns the identity value of a program and its status; None if the task is unknown."""
+    """Returns a program's identity value and status; None for unknown tasks."""
     from nosbench_env.identity.identify import identify
     from nosbench_env.tasks import check_task_name, task_class
     from nosbench_env.tasks.task import probe_of
@@ -380,7 +380,7 @@ def _identified(identity: Identity, program: Program, task: str) -> tuple[str, S
 
 
 def _identity_value_of(program: Program, key: ResultKey) -> str | None:
-    """Computes the identity value of a program for comparison with a key; None if it is unknown."""
+    """Computes a program's identity value as in `key`; None if unknown."""
     from nosbench_env.identity.identify import identity_of
 
     try:
@@ -393,7 +393,7 @@ def _identity_value_of(program: Program, key: ResultKey) -> str | None:
 
 
 def _existing_store(location: str | None, read_only: bool = False) -> ResultStore:
-    """Opens an existing store. A wrong path is an error and makes no new store."""
+    """Opens an existing store; rejects other paths and creates nothing."""
     from nosbench_env.store import ResultStore
 
     store = ResultStore(location, read_only)
@@ -403,7 +403,7 @@ def _existing_store(location: str | None, read_only: bool = False) -> ResultStor
 
 
 def _size(store: ResultStore) -> int | None:
-    """Returns the bytes on disk, including the write-ahead log; None for a server."""
+    """Returns the bytes on disk, write-ahead log included; None for servers."""
     if store.path is None:
         return None
     files = [store.path, store.path.with_name(f"{store.path.name}-wal")]
@@ -544,7 +544,7 @@ def _verification_json(done: list[Verified | NotVerifiable]) -> dict[str, Any]:
 
 
 def _print_json(data: Any) -> None:
-    """Prints JSON, with numbers that are not finite as 'nan', 'inf' and '-inf', as in exports."""
+    """Prints JSON, with 'nan', 'inf' and '-inf' as in exports."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

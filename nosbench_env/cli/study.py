@@ -84,7 +84,7 @@ class StudyOptions:
 
 @study_app.callback()
 def _study() -> None:
-    """Measure the benchmark itself, and repeat figures of the paper."""
+    """Measures the benchmark itself, and repeats figures of the paper."""
 
 
 @study_app.command()
@@ -129,7 +129,7 @@ def cache(
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Measures the savings and errors of the cache for several identities (Appendix D).
+    """Measures the cache's savings and errors by identity (Appendix D).
 
     Ctrl-C loses nothing finished. Run the same command again to continue; a larger study reuses a smaller one.
 
@@ -275,7 +275,7 @@ def figure5(
         int | None, typer.Option(help="Steps on the proxy; the paper's fingerprint uses 10. Default: 100.")
     ] = None,
 ) -> None:
-    """Repeats the paper's Figure 5: update norms, and curves on the proxy and the task.
+    """Repeats the paper's Figure 5: update norms, proxy and task curves.
 
     Ctrl-C loses only the trainings in progress. Run the same command again to continue.
 

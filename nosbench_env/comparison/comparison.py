@@ -418,7 +418,7 @@ def _notes_on_trade_offs(fronts: TradeOffs | None) -> Iterator[str]:
 
 
 def _finite(data: Any) -> Any:
-    """Returns JSON data with None in place of numbers that are not finite."""
+    """Returns JSON data with None for numbers that are not finite."""
     if isinstance(data, float) and not math.isfinite(data):
         return None
     if isinstance(data, dict):

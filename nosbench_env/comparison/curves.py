@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnytimeCurve:
-    """The lowest losses so far of a method's runs, as a step curve.
+    """A method's lowest losses so far, as a step curve.
 
     Each value holds from its `x` to the next. The curve begins where every run has a finite loss, and ends with the
     shortest run. It is empty if there is no such place.
@@ -42,7 +42,7 @@ class AnytimeCurve:
 
 
 def anytime_curve(runs: Sequence[Run], axis: Axis, seed: int) -> AnytimeCurve:
-    """Returns the curve of a method's runs; `seed` is that of the bootstrap."""
+    """Returns the curve of runs; `seed` seeds the bootstrap."""
     spent = [run.spent(axis) for run in runs]
     end = min(of_run[-1] for of_run in spent)
     finite = [np.isfinite(run.best) for run in runs]

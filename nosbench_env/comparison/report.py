@@ -1,4 +1,4 @@
-"""The files of a comparison: CSV tables, JSON data, plots and an HTML report."""
+"""A comparison's files: CSV tables, JSON data, plots, HTML report."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _front(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _shown_program(program: Candidate) -> dict[str, Any]:
-    """Returns the report's data of a program; for another optimizer only its text."""
+    """Returns a program's report data; of other optimizers, the text."""
     text = str(program)
     if not isinstance(program, Program):
         return {"program": text, "behaviour": "hyperparameters", "pseudocode": text, "instructions": None}
@@ -173,7 +173,7 @@ def _csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """Returns a cell: empty if not finite, and never a formula of a spreadsheet."""
+    """Returns a cell, empty if not finite, never a spreadsheet formula."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value

@@ -1,4 +1,4 @@
-"""`Run`: a run folder as arrays; `RunGroup`: the runs of one search method."""
+"""`Run`: a run folder as arrays; `RunGroup`: a method's runs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _SPLITS = 20_000  # with ties: all ways to split the runs in two, or at most thi
 
 
 def interquartile_mean(values: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
-    """Returns the mean without the lowest and the highest quarter (Agarwal et al., 2021).
+    """Returns the mean without the outer quarters (Agarwal et al., 2021).
 
     Quarters are rounded down to whole runs: the result is the mean of the middle three of 5 runs, of the middle two of
     4, and of all if there are fewer.
@@ -148,7 +148,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def probability_of_improvement(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Returns the share of pairs of runs in which a's loss is lower.
+    """Returns the share of pairs in which a's loss is lower.
 
     Equal losses count half.
     """

@@ -62,7 +62,7 @@ class ArrayDrafts(ABC):
         return program_of(self.rows[number], int(self.lengths[number]))
 
     def state(self, number: int) -> dict[str, Any]:
-        """Returns the state of a sub-env as the single env's `get_state` does, without "over"."""
+        """Returns a sub-env's state as `get_state` does, without "over"."""
         return {"program": self.program(number).to_json()}
 
     def _copy(self) -> Self:
@@ -111,7 +111,7 @@ _FORBIDDEN, _STOPPED = -1, -2
 
 
 class TokenDrafts(ArrayDrafts):
-    """Drafts of `NOSBenchToken-v0`: an action is a token. The grammar is a small automaton."""
+    """Drafts of `NOSBenchToken-v0`: actions are tokens, the grammar an automaton."""
 
     # For each state, the place of its token in an instruction's row, and the number subtracted from the token there.
     _PLACES = np.array([0, 0, WIDTH - 1, *(place for place, _ in _INPUTS)])
@@ -152,7 +152,7 @@ class TokenDrafts(ArrayDrafts):
 
 
 def _automaton(token_count: int) -> Integers:
-    """Returns the next state by state and token, or `_FORBIDDEN` or `_STOPPED`: `(states, token_count)`."""
+    """Returns the next states `(states, token_count)`, or `_FORBIDDEN` or `_STOPPED`."""
     following = np.full((3 + len(_INPUTS), token_count), _FORBIDDEN)
     following[[_FIRST, _FUNCTION], :STOP] = [_INPUTS[1, arity] for arity in ARITIES]
     following[_FUNCTION, STOP] = _STOPPED

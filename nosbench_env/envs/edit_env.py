@@ -30,7 +30,7 @@ INSERT, DELETE, MODIFY, END = range(4)  # the kinds of actions
 
 
 class NOSBenchEditEnv(ProgramEnv):
-    """An environment in which an agent edits an optimizer and is paid its improvement.
+    """An environment for editing an optimizer, rewarded by its improvement.
 
     ## Description
     An episode starts from a known or given program. A step inserts, deletes or modifies one instruction, or ends the
@@ -155,7 +155,7 @@ class NOSBenchEditEnv(ProgramEnv):
         return self._observation(), reward, over, False, info
 
     def _edited(self, kind: int, place: int, numbers: Sequence[int]) -> Program:
-        """Returns the program after an edit; unchanged if the edit can't be made."""
+        """Returns the edited program, unchanged if the edit is impossible."""
         instructions = list(self._program)
         instruction = self.search_space.decode(numbers)
         assert instruction is not None
@@ -169,7 +169,7 @@ class NOSBenchEditEnv(ProgramEnv):
         return edited if edited is not None and edited in self.search_space else self._program
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns the masks of all factors, concatenated: `(121,)` bool for the default space."""
+        """Returns all factors' masks, concatenated: `(121,)` bool for the default space."""
         space, length = self.search_space, len(self._program)
         longest = space.max_instructions
         kinds = [length < longest, length > 1, True, True]

@@ -29,7 +29,7 @@ WIDTH = 2 + MAX_ARITY  # numbers of an instruction
 
 
 class NOSBenchEnv(ProgramEnv):
-    """An environment in which an agent writes an optimizer; the reward is its negative loss.
+    """An environment for writing an optimizer, rewarded by its negative loss.
 
     ## Description
     An episode builds a program, one instruction a step. It ends with the STOP action or at the maximum length. Then the
@@ -139,7 +139,7 @@ class NOSBenchEnv(ProgramEnv):
         return self._observed.copy(), 0.0, False, False, {}
 
     def _end(self, last: tuple[int, ...] | None, program: Program, evaluation: Evaluation | None) -> StepResult:
-        """Ends the episode, with a last instruction if given; as a failure without evaluation."""
+        """Ends the episode, writing `last` if given; a failure without `evaluation`."""
         self._over, self.last_evaluation = True, evaluation
         if last is not None:
             self._write(last)
@@ -153,7 +153,7 @@ class NOSBenchEnv(ProgramEnv):
         self._length += 1
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns the masks of all factors, concatenated: `(98,)` bool for the default space."""
+        """Returns all factors' masks, concatenated: `(98,)` bool for the default space."""
         if self._draft is not None:
             return (self.search_space.draft() if self._over else self._draft).factored_masks()
         return self.search_space.action_masks(self._length)
@@ -207,7 +207,7 @@ def program_of(observation: Observation, length: int) -> Program:
 
 
 def _row(numbers: Sequence[int]) -> tuple[int, ...]:
-    """Returns the row of the observation for an action: numbers + 1, and 0 beyond the arity."""
+    """Returns an action's observed row: numbers + 1, 0 beyond the arity."""
     function, first, second, third, output = numbers
     arity = ARITIES[function]
     return function + 1, first + 1, second + 1 if arity >= 2 else 0, third + 1 if arity >= 3 else 0, output + 1

@@ -130,7 +130,7 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
     @abstractmethod
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns the mask of allowed choices, in the form of sb3-contrib's MaskablePPO."""
+        """Returns the mask of allowed choices, as sb3-contrib's MaskablePPO reads it."""
 
     @property
     def oracle(self) -> Oracle:
@@ -183,7 +183,7 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
             self._oracle.close()
 
     def fork(self) -> Self:
-        """Returns an independent copy of the env in the same state, as `copy.deepcopy` does."""
+        """Returns an independent copy in the same state, like `copy.deepcopy`."""
         return copy.deepcopy(self)
 
     @abstractmethod
@@ -192,7 +192,7 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
     @abstractmethod
     def set_state(self, state: dict[str, Any]) -> Observation:
-        """Restores a state of `get_state`, which may come from another env or process.
+        """Restores a state of `get_state`, also of another env or process.
 
         Returns:
             The observation in that state.
@@ -226,7 +226,7 @@ class ProgramEnv(gymnasium.Env[Observation, Any]):
 
 
 def final_reward(evaluation: Evaluation | None, failure_reward: float) -> float:
-    """Returns the reward of a finished program: its negative loss, and at least `failure_reward`.
+    """Returns a program's reward: its negative loss, at least `failure_reward`.
 
     A failed program gets `failure_reward`. Programs outside the search space are not evaluated and count as failures.
     """
@@ -247,7 +247,7 @@ def final_info(program: Program, evaluation: Evaluation | None) -> dict[str, Any
 
 
 def read_state(state: dict[str, Any], *fields: str) -> list[Any]:
-    """Returns fields of a state; "program" as a `Program`, "over" checked to be a bool."""
+    """Returns a state's fields: "program" as `Program`, "over" as checked bool."""
     try:
         values = [Program.from_json(state[name]) if name == "program" else state[name] for name in fields]
     except (KeyError, TypeError):

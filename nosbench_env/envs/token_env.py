@@ -113,14 +113,14 @@ class NOSBenchTokenEnv(ProgramEnv):
         return self._observed.copy(), reward, True, False, final_info(self.program, evaluation)
 
     def _write(self, draft: Draft) -> None:
-        """Makes `draft` the current draft, and adds its newest token to the observation."""
+        """Makes `draft` current, and adds its newest token to the observation."""
         self._draft = draft
         place = len(draft.rows) - (not draft.partial)  # of the row where the newest token stands
         if place >= 0:
             self._observed[place * WIDTH : (place + 1) * WIDTH] = _shown(draft.partial or draft.rows[place])
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Returns the mask of the tokens allowed now: `(47,)` bool for the default space.
+        """Returns the mask of allowed tokens: `(47,)` bool for the default space.
 
         After the end of an episode it is the mask of the next one's first token.
         """

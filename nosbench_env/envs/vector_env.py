@@ -1,4 +1,4 @@
-"""Vector environments in one process, which evaluate the programs of all sub-envs together."""
+"""Vector environments in one process, which evaluate all programs together."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Transition:
 
 
 class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
-    """Many environments of one kind in one process, whose programs are evaluated together.
+    """Environments of one kind in one process, with programs evaluated together.
 
     It behaves like Gymnasium's `SyncVectorEnv` with the same single environments, whose docstrings describe spaces,
     rewards and infos. But the oracle gets all programs that a step completes in one call, each once, and trains the
@@ -136,7 +136,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
     def reset_each(
         self, which: Flags, seeds: Sequence[int | None], options: Sequence[dict[str, Any] | None]
     ) -> dict[int, Info]:
-        """Starts episodes in the sub-envs of the mask `which`; returns infos that are not empty."""
+        """Starts episodes in sub-envs of the mask `which`; returns non-empty infos."""
         infos = self._sub_envs.reset(which, seeds, options)
         self._begun |= which
         self._over &= ~which
@@ -183,7 +183,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return self._sub_envs.observations()
 
     def action_masks(self) -> Flags:
-        """Returns the action masks of all sub-envs, as those of the single env: `(num_envs, k)`."""
+        """Returns all sub-envs' masks, as the single env's: `(num_envs, k)`."""
         return self._sub_envs.action_masks()
 
     def render(self) -> tuple[str | None, ...]:  # type: ignore[override]  # Gymnasium's has no strings
@@ -279,7 +279,7 @@ class ProgramVectorEnv(VectorEnv[Integers, Integers, NDArray[Any]]):
         return mask
 
     def _checked_actions(self, actions: Any) -> Integers:
-        """Returns the actions as int64, with 0 where they are ignored (the episode is over)."""
+        """Returns int64 actions, 0 where ignored (the episode is over)."""
         numbers, shape = np.asarray(actions), self.action_space.shape
         if numbers.dtype.kind not in "iu" or numbers.shape != shape:
             raise ValueError(f"actions must be integers of the shape {shape}, got {actions!r}")
@@ -332,10 +332,10 @@ class _SubEnvs(Protocol):
     ) -> dict[int, Info]: ...
 
     def step(self, actions: Integers, over: Flags, reset_at_once: bool) -> Transition:
-        """Steps each sub-env, or resets it after an episode's end. Errors change nothing."""
+        """Steps each sub-env, or resets it if over. Errors change nothing."""
 
     def envs(self, over: Flags) -> list[ProgramEnv]:
-        """Returns the sub-envs in their present state; `over` tells those whose episode is over."""
+        """Returns the sub-envs as they are; `over` marks ended episodes."""
 
 
 class _SeparateEnvs:
@@ -456,7 +456,7 @@ class _ArrayEnvs:
 
 
 def _choices(space: gymnasium.Space[Any]) -> NDArray[np.int64] | int:
-    """Returns the number of choices of an action, or of each of its factors."""
+    """Counts the choices of an action, or of each factor."""
     assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     return int(space.n) if isinstance(space, spaces.Discrete) else space.nvec
 

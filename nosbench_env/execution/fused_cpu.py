@@ -139,7 +139,7 @@ class _CompiledStep:
         return not bad
 
     def _parts(self, params: Sequence[Tensor]) -> Iterator[slice]:
-        """Splits the tensors into chunks; each goes through all passes before the next one.
+        """Splits the tensors into chunks; one finishes all passes before the next.
 
         Chunks are small if a pass stores arrays for another one, which then finds them in the processor's cache.
         """

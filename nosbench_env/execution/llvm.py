@@ -31,7 +31,7 @@ LoopFunction = Callable[[int, int, int, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An elementwise operation on "a0" (array), "s0" (scalar), "v0" (earlier result) or a float."""
+    """An elementwise operation on "a0" (array), "s0" (scalar), "v0" (result), floats."""
 
     op: str
     operands: tuple[str | float, ...]
@@ -196,7 +196,7 @@ class Assembly:
 
 
 def _elements(loop: Loop, lanes: int, bad: str) -> tuple[str, str]:
-    """Returns a loop's body for `lanes` elements, and the new name of `bad`."""
+    """Returns a loop's body for `lanes` elements, and `bad`'s new name."""
     body = Assembly(lanes)
     names: dict[str, str] = {f"s{i}": f"%s{i}" if lanes == 1 else f"%sv{i}" for i in range(loop.num_scalars)}
     used = {operand for operation in loop.operations for operand in operation.operands}
@@ -219,7 +219,7 @@ def _elements(loop: Loop, lanes: int, bad: str) -> tuple[str, str]:
 
 
 def _loop_function(name: str, loop: Loop) -> str:
-    """Returns a loop over tensors, each in whole vectors and then single elements."""
+    """Returns a loop over tensors: whole vectors, then single elements."""
     vector = f"<{LANES} x float>"
     vector_int = f"<{LANES} x i32>"
     zeros = f"<{', '.join(['i32 0'] * LANES)}>"

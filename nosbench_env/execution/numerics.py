@@ -71,7 +71,7 @@ def subnormals_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's global CPU generator (of initial weights); restores it at the end."""
+    """Seeds torch's global CPU generator (initial weights), then restores it."""
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)

@@ -94,7 +94,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_fused(self, params: list[Tensor], lr: float) -> None:
-        """Runs the compiled program, at once on all tensors of a step count."""
+        """Runs the compiled program, once for all tensors of a step count."""
         for param in params:
             _check_fused(param)
             if param.get_device() not in self._fused_programs:
@@ -127,7 +127,7 @@ class ProgramOptimizer(torch.optim.Optimizer):
         return state
 
     def _update(self, param: Tensor) -> Tensor:
-        """Runs the program for one tensor; returns the update, 0-d or in its shape."""
+        """Computes a tensor's update, 0-d or in its shape."""
         state = self._advance(param)
         assert param.grad is not None
         # All functions return new storage, so a slot never aliases another slot, the parameter or its gradient.

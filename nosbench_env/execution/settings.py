@@ -9,7 +9,7 @@ MAX_EPOCHS = 100_000
 
 
 def check_device_name(device: str) -> str:
-    """Returns `device` if it is a device's name, available or not; else raises a ValueError."""
+    """Returns a device's name, available or not; else raises a ValueError."""
     if not isinstance(device, str) or not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
         raise ValueError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return device

@@ -60,7 +60,7 @@ class StepCode:
 
 @dataclass(frozen=True, slots=True)
 class StepCodes:
-    """The code of all steps of a program, from an empty memory on.
+    """The code of a program's steps, from an empty memory on.
 
     Attributes:
         steps: The code of the first, second, ... step. The last one is used for all later steps.
@@ -74,7 +74,7 @@ class StepCodes:
 
     @property
     def reads_gradient(self) -> bool:
-        """True if an update can depend on the gradient; false for 90 % of random programs."""
+        """True if updates can depend on the gradient (10 % of random programs)."""
         return any(code.reads_gradient for code in self.steps)
 
 

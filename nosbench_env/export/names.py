@@ -1,4 +1,4 @@
-"""Names of memories and values in exported code, as in `torch.optim` if known."""
+"""Names of memories and values in exports, as in `torch.optim` if known."""
 
 from __future__ import annotations
 

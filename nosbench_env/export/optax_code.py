@@ -67,7 +67,7 @@ def to_optax(program: Program, name: str | None = None) -> str:
 
 
 def _call(term: Term, arguments: list[str], receivers: list[str]) -> str | None:
-    """Writes a term as a call of jax.numpy; None if it has an operator."""
+    """Writes a term as a `jax.numpy` call; None for operators."""
     if is_square(term):
         return f"jnp.square({arguments[0]})"
     if term.op in INFIX or (term.op == "pow" and term.inputs[0].op == "number"):

@@ -150,7 +150,7 @@ def _split(lines: Sequence[Assignment]) -> list[Assignment]:
 
 
 def _inlined(lines: list[Assignment]) -> list[Assignment]:
-    """Moves values that are read once into the reading line, if it stays short."""
+    """Inlines values that are read once, where the line stays short."""
     place = 0
     while place < len(lines):
         name, term = lines[place].name, lines[place].term

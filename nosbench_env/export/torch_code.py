@@ -153,7 +153,7 @@ class _OneByOne:
         self.scalars = {line.name for line in step.schedule}
 
     def schedule(self) -> Iterator[str]:
-        """Yields the schedule in 0-d tensors, with floats for values that other lines read."""
+        """Yields the schedule in 0-d tensors; values read elsewhere become floats."""
         read = {name for line in self.step.lines for name in names_in(line.term)}
         if self.step.schedule:
             yield "t = torch.tensor(float(step), dtype=torch.promote_types(params[0].dtype, torch.float32))"
@@ -203,7 +203,7 @@ class _OneByOne:
 
 
 def call(term: Term, arguments: Sequence[str], receivers: Sequence[str], scalars: set[str]) -> str | None:
-    """Writes a term as a call of torch; None if it has an operator."""
+    """Writes a term as a torch call; None for operators."""
     op = term.op
     are_scalars = [source.op == "number" or source.text in scalars for source in term.inputs]
     if op in _METHODS:
@@ -299,7 +299,7 @@ class _Together:
         return term.op in ("sub", "div") and spine == 0
 
     def _build(self, term: Term, target: str, *, renewed: str = "") -> None:
-        """Writes the statements that compute a term, in place of a `renewed` memory if named."""
+        """Writes a term's statements, in place of a `renewed` memory if named."""
         spine = self._spine(term, renewed)
         inner = term.inputs[spine] if spine is not None else None
         if inner is not None and inner.op != "name":
@@ -320,7 +320,7 @@ class _Together:
         self._write(f"{target} = {self._call(term, operands)}")
 
     def _spine(self, term: Term, renewed: str) -> int | None:
-        """Returns the input that shares the term's variable: the memory's, or the longest."""
+        """Returns the input that shares the variable: the memory's, or the longest."""
         if renewed:
             return next(place for place, source in enumerate(term.inputs) if renewed in names_in(source))
         compound = [place for place, source in enumerate(term.inputs) if source.inputs]

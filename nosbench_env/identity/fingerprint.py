@@ -106,7 +106,7 @@ def _digest(sums: NDArray[np.float64], died: int, *words: str) -> str:
 
 @cache
 def _machines(probe: Probe) -> tuple[ProbeMachine, ProbeMachine, ProbeMachine]:
-    """Returns machines of single and double precision, and of single with mild inputs."""
+    """Returns machines: single precision, double, and single with mild inputs."""
     inputs = probe_inputs(probe)
     return ProbeMachine(inputs, "float"), ProbeMachine(inputs, "double"), ProbeMachine(mild(probe, inputs), "float")
 

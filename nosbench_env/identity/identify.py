@@ -91,4 +91,4 @@ def identity_of(versioned: str) -> Identity:
     Raises:
         ValueError: If there is no such identity.
     """
-    return check_identity(versioned.partition("-")[0])  # type: ignore[arg-type]  # what it checks
+    return check_identity(versioned.partition("-")[0])  # type: ignore[arg-type]  # checked there

@@ -320,7 +320,7 @@ class _Source:
         lines.append(f"  br i1 {done}, label %fetch, label %op{number}_lane")
 
     def _update(self) -> None:
-        """Subtracts the update, ends the run if not finite, adds to the sums."""
+        """Subtracts the update, ends a non-finite run, adds to the sums."""
         emit, lines = self.body.emit, self.body.lines
         zero, updates, bad = self.body.constant(0.0), [], None
         for tensor in range(self.tensors):

@@ -63,7 +63,7 @@ class CanonicalForm:
 
     @cached_property
     def text(self) -> str:
-        """The form as text: a line for each operation, each carried slot, and the update."""
+        """The text, with a line per operation, carried slot and update."""
         names: list[str] = []
         lines: list[str] = []
         for op, inputs, detail in self.nodes:
@@ -150,7 +150,7 @@ def canonical_form(program: Program) -> CanonicalForm:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The shape and group of a carried slot; slots of a group are equal, those of group 0 are 0."""
+    """A carried slot's shape and group of equal slots (group 0: zeros)."""
 
     group: int = 0
     shape: int = _SCALAR

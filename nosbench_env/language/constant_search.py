@@ -45,7 +45,7 @@ def find_constant(value: float) -> Expression | None:
 
 @lru_cache(maxsize=4096)
 def _find_digits(digits: str) -> Expression | None:
-    """Finds the expression of a number given by its digits, which distinguish 0 from -0."""
+    """Finds a number's expression by its digits (0 and -0 differ)."""
     target = np.float32(float.fromhex(digits))
     table = _table()
     place = table.place(target)
@@ -59,7 +59,7 @@ def _find_digits(digits: str) -> Expression | None:
 
 
 def nearest_constants(value: float) -> list[float]:
-    """Returns the nearest numbers of up to three instructions below and above `value`."""
+    """Returns the nearest numbers below and above `value`, of at most 3 instructions."""
     table = _table()
     finite = table.sorted[np.isfinite(table.sorted)]
     place = int(np.searchsorted(finite, np.float32(value)))
@@ -67,7 +67,7 @@ def nearest_constants(value: float) -> list[float]:
 
 
 class _Table:
-    """A table of numbers, each a function (an index into `names`) of earlier ones."""
+    """Numbers, each a function (index into `names`) of earlier ones."""
 
     def __init__(self) -> None:
         self.names = ["slot", *_UNARY, *_BINARY]
@@ -132,7 +132,7 @@ class _Table:
         return None
 
     def _others(self, target: np.float32, values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yields, for each function, first operands that give about the target with `values`."""
+        """Yields, by function, first operands that nearly give `target` with `values`."""
         with np.errstate(all="ignore"):
             yield "add", target - values
             yield "sub", target + values

@@ -103,7 +103,7 @@ class Draft:
         return "input" if self._inputs_left else "output"
 
     def mask(self) -> NDArray[np.bool_]:
-        """Returns the mask of allowed tokens, `(token_count,)`; all False if the program is finished."""
+        """Returns the allowed tokens, `(token_count,)`; all False if finished."""
         allowed = np.zeros(self.token_count, dtype=np.bool_)
         if self.finished:
             return allowed
@@ -193,7 +193,7 @@ class Draft:
 
     @property
     def _after(self) -> int:
-        """The number of instructions that may follow the unfinished or, if none is, the next one."""
+        """The number of instructions that may follow the unfinished or next."""
         return self._max - len(self.rows) - 1
 
     def _allows_stop(self) -> bool:
@@ -248,7 +248,7 @@ class Draft:
         return self._after > 0 or flow.ends_in_last()
 
     def _open(self, inputs: tuple[int, ...]) -> int:
-        """Counts the loose ends that these inputs leave, and the gradient if it is still due."""
+        """Counts the loose ends after these inputs, a due gradient included."""
         read = sum({1 << slot for slot in inputs})
         return sum(not slots & read for slots in self._loose) + (self._gradient_due and GRAD not in inputs)
 

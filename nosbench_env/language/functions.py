@@ -121,7 +121,7 @@ COMMUTATIVE = frozenset(name for name, operation in OPERATIONS.items() if operat
 
 @cache
 def _torch_code() -> Mapping[str, Callable[..., Tensor]]:
-    """Returns the torch code of all functions, in float32 bit for bit the paper's."""
+    """Returns all functions in torch, bit for bit the paper's in float32."""
     import torch
 
     def std(x: Tensor) -> Tensor:

@@ -146,5 +146,5 @@ KNOWN_PROGRAMS: Mapping[str, Program] = MappingProxyType(
 
 
 def known_name(text: str) -> str | None:
-    """Returns the key of `KNOWN_PROGRAMS` for a name in any case, or None."""
+    """Returns a name's key in `KNOWN_PROGRAMS`, in any case, or None."""
     return next((name for name in KNOWN_PROGRAMS if name.lower() == text.lower()), None)

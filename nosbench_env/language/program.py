@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"[+-]?[0-9.]{1,20}([eE][+-]?[0-9]{1,3})?")
 
 
 class InvalidProgram(ValueError):
-    """A malformed program, text or JSON form; the message names the given and the expected."""
+    """A malformed program; the message names the given and the expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def _parse_slot(name: str) -> int:
 
 
 def _slot(value: Any, role: str) -> int:
-    """Converts an integer, also numpy's, to a slot number; rejects booleans and floats."""
+    """Converts integers (also numpy's) to slots; rejects booleans and floats."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -305,7 +305,7 @@ def _check_length(length: int) -> None:
 
 
 def _shown(value: object) -> str:
-    """Returns a short text of any `value` for a message, also if its `repr` fails."""
+    """Returns any value's short text for messages, even if `repr` fails."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):

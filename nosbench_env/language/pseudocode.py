@@ -129,7 +129,7 @@ class _Writer:
                 self._names.setdefault(number, memory)
 
     def _values_with_a_line(self, new_param: int) -> set[int]:
-        """Returns the new parameter, memories, long values, and those that are read twice."""
+        """Returns the new parameter, memories, long values, and values read twice."""
         users = [0] * len(self._nodes)
         for op, inputs, _ in self._nodes:
             for source in set(inputs) if op == "mul" else inputs:  # x * x is written x**2
@@ -155,7 +155,7 @@ class _Writer:
         return keeping + [Assignment(name, self._line(name, lines[name], kept)) for name in order]
 
     def _ordered(self, lines: Mapping[str, int], kept: dict[int, str]) -> list[str] | None:
-        """Sorts the lines; if that is impossible, adds an old value to `kept` and returns None."""
+        """Sorts the lines, or adds an old value to `kept`, returning None."""
         reads = {name: self._reads(name, number) for name, number in lines.items()}
         order: list[str] = []
         waiting = list(lines)
@@ -179,7 +179,7 @@ class _Writer:
     def _blocking(
         self, name: str, waiting: Sequence[str], reads: Mapping[str, set[tuple[str, str]]], kept: Mapping[int, str]
     ) -> bool:
-        """Returns True if a line must wait for its inputs or for readers of its old value."""
+        """Returns True if inputs, or the old value's readers, come first."""
         if any(("new", other) in reads[name] for other in waiting):
             return True
         if name in self._memories and self._memories.index(name) in kept:
@@ -187,7 +187,7 @@ class _Writer:
         return any(("old", name) in reads[other] for other in waiting if other != name)
 
     def _reads(self, name: str, number: int) -> set[tuple[str, str]]:
-        """Returns the names that a line reads, "new" from this step or "old" from before it."""
+        """Returns the names a line reads, "new" (of this step) or "old"."""
         reads: set[tuple[str, str]] = set()
         stack = [number] if self._names.get(number, name) != name else [*self._nodes[number][1]] or [number]
         while stack:

@@ -50,7 +50,7 @@ _ALLOWED = "+ - * /, x ** 2, x / (1 - b ** t), and torch's " + ", ".join(
 
 @dataclass(frozen=True, slots=True)
 class _Power:
-    """The power b ** t, or 1 - b ** t if `rest`, only allowed in x / (1 - b ** t)."""
+    """The power `b ** t` or, if `rest`, `1 - b ** t`, only in `x / (1 - b ** t)`."""
 
     base: int
     exponent: int
@@ -277,7 +277,7 @@ class _Reader:
         return self.graph.apply(known.name, *[self._value(value, node) for value in values])
 
     def _clamp(self, node: ast.Call, values: Sequence[_Value], named: Mapping[str, _Value]) -> _Value:
-        """Reads x.clamp(min, max); like torch, takes the maximum with `min` first."""
+        """Reads `x.clamp(min, max)`; like torch, applies `min` first."""
         bounds = {**dict(zip(("min", "max"), values[1:], strict=False)), **named}
         if not values or len(values) > 3 or not bounds or set(bounds) - {"min", "max"}:
             raise _error(node, f"expected x.clamp(min=..., max=...), got {_shown(node)}")
@@ -334,7 +334,7 @@ class _Reader:
 
 
 class _Graph:
-    """The numbered values of a step: read-only slots, then memories and computed values."""
+    """A step's numbered values: read-only slots, then memories and computed values."""
 
     def __init__(self) -> None:
         self.nodes: list[_Node] = [("slot", ())] * FIRST_WRITABLE_SLOT
@@ -377,7 +377,7 @@ class _Graph:
         return min(written, key=len)
 
     def _needed(self, update: int, memories: Mapping[int, int]) -> tuple[set[int], dict[int, int]]:
-        """Returns the values that an update needs, and the new values of needed memories."""
+        """Returns the values an update needs, and needed memories' new values."""
         needed: set[int] = set()
         carried: dict[int, int] = {}
         stack = [update]
@@ -444,7 +444,7 @@ class _Emitter:
             self.free.add(slot)
 
     def _slot_for(self, number: int) -> int:
-        """Returns a new value's slot: that of its memory, if free, or a temporary one."""
+        """Returns a new value's slot: its memory's, if free, or temporary."""
         for memory, after in self.memories.items():
             if after == number and not self.uses[memory]:
                 return self.homes[memory]

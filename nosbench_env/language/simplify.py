@@ -45,7 +45,7 @@ def simplify(program: Program) -> Program:
 
 
 def _without(code: Sequence[Instruction], index: int) -> Iterator[tuple[Instruction, ...]]:
-    """Yields the code without an instruction, whose value is read from another slot."""
+    """Yields the code without an instruction, reading another slot instead."""
     graph, removed = value_graph(Program(tuple(code))), code[index]
     if len(graph.values) < len(code):  # some instructions have become dead and may be removed
         yield tuple(instruction for place, instruction in enumerate(code) if place != index)
@@ -109,7 +109,7 @@ def explain(program: Program) -> list[Explained]:
 
 
 def _why_dead(program: Program, line: int) -> str:
-    """Returns the reason why an instruction reaches no update, now or in the next step."""
+    """Explains why an instruction reaches no update, now or next step."""
     output = program[line - 1].output
     readers: list[int] = []
     for other in (*range(line + 1, len(program) + 1), *range(1, line + 1)):

@@ -49,7 +49,7 @@ class InstructionEffect:
 
     @property
     def change(self) -> Change:
-        """The change with the best replacement, which is the worth of the instruction."""
+        """The best replacement's change: the worth of the instruction."""
         return self.variants[0].change
 
 
@@ -85,7 +85,7 @@ class Ablation:
 
 
 def ablate(program: Program, evaluator: Evaluator) -> Ablation:
-    """Removes each live instruction in every way of `replacements`, and evaluates the rest.
+    """Evaluates the program without each live instruction, by all `replacements`.
 
     Instructions are removed one at a time, so two that can replace each other both seem unimportant. A variant that the
     oracle's identity merges with the program has the program's losses, and its change is 0.

@@ -122,12 +122,12 @@ class Change:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of the differences; NaN after divergence or with one seed."""
+        """The differences' standard deviation; NaN if diverged or with one seed."""
         return math.nan if self.diverged or len(self.differences) < 2 else float(np.std(self.differences, ddof=1))
 
     @property
     def margin(self) -> float:
-        """Half the width of the mean's 95 % interval (Student's t); NaN if `deviation` is."""
+        """Half the mean's 95 % interval (Student's t); NaN if `deviation` is."""
         count = len(self.differences)
         if count < 2:
             return math.nan

@@ -57,7 +57,7 @@ def plot_ablation(ablation: Ablation, title: str) -> Figure:
 
 
 def plot_sweeps(program: Program, sweeps: Sequence[Sweep], title: str) -> Figure:
-    """Plots a panel for each of one or more sweeps: loss over factor.
+    """Plots loss over factor, in a panel for each sweep.
 
     Points are seeds, lines means.
     """

@@ -35,7 +35,7 @@ class Replacement:
 
 
 def replacements(program: Program) -> list[Replacement]:
-    """Returns all ways to do without a live instruction, in order of lines.
+    """Returns all ways to remove a live instruction, in line order.
 
     Equal results of a line are returned once. Some replacements may change nothing, such as that of a product with 1.
 

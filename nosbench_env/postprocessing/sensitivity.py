@@ -42,7 +42,7 @@ class Sweep:
 
     @property
     def best(self) -> float:
-        """The factor of the lowest mean loss; with ties the one nearest to 1."""
+        """The factor of lowest mean loss; of ties, the nearest to 1."""
         distances = [abs(math.log(factor)) for factor in self.factors]
         means = [change.mean for change in self.changes]
         return min(zip(means, distances, self.factors, strict=True))[2]
@@ -128,7 +128,7 @@ def check_factors(factors: Sequence[float]) -> tuple[float, ...]:
 def _losses(
     program: Program, tuned: Iterable[TunedProgram], evaluator: Evaluator
 ) -> dict[TunedProgram, tuple[float, ...]]:
-    """Returns the losses of each candidate, after a check of the program's own."""
+    """Returns each candidate's losses, after checking the program's own."""
     (own,) = evaluator.losses([program])
     Change.between(own, own)
     distinct = list(dict.fromkeys(tuned))  # the program itself occurs for every use

@@ -167,7 +167,7 @@ def shorten(program: Program, evaluator: Evaluator, tolerance: float | None = No
 
 
 def _probed_steps(program: Program, task: Task) -> list[ShorteningStep]:
-    """Removes instructions one at a time, as far as the fingerprint stays the same."""
+    """Removes instructions one by one, keeping the fingerprint."""
     wanted = identify(program, "fingerprint", probe_of(task))
     steps: list[ShorteningStep] = []
     while True:
@@ -205,7 +205,7 @@ class _Measure:
 
 
 def _largest_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Returns the largest difference of curves `(seeds, epochs)`; inf if only one is finite somewhere."""
+    """Returns the difference of curves `(seeds, epochs)`; inf if only one is finite."""
     finite = np.isfinite(a)
     if (finite != np.isfinite(b)).any():
         return np.inf

@@ -1,4 +1,4 @@
-"""The time of an optimizer's step on this machine, beside PyTorch's own optimizers."""
+"""Step times of optimizers on this machine, beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepTime:
 
 
 def step_times(program: Program, shapes: Iterable[Sequence[int]], *, rounds: int = 11, seed: int = 0) -> list[StepTime]:
-    """Measures steps of a program, SGD and AdamW on one CPU thread, plain and fused.
+    """Times steps of a program, SGD and AdamW on one CPU thread.
 
     The optimizers take turns, so that other load on the machine affects all of them. Each steps its own tensors, with
     the same weights and gradients, which are restored before each round. Times of one call are comparable; times of
@@ -103,7 +103,7 @@ class _Seen(Exception):
 
 
 class _Timed:
-    """An optimizer with its own tensors, stepped until all steps do the same."""
+    """An optimizer with its own tensors, warmed up to equal steps."""
 
     def __init__(
         self,

@@ -295,7 +295,7 @@ def _int(text: str) -> int:
 
 
 def _shown(value: object) -> str:
-    """Returns a short text of a value, quickly even if it is huge."""
+    """Returns a value's short text, quickly even if huge."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 80 else repr(value[:77]) + "..."
     if isinstance(value, (list, dict)) and len(value) > 20:

@@ -276,7 +276,7 @@ def _staging() -> Iterator[_Staged]:
 
 
 def _lines(stream: io.BufferedReader) -> Iterator[bytes]:
-    """Yields the lines of a file, decompressed, one in memory at a time."""
+    """Yields a file's decompressed lines, one in memory at a time."""
     compressed = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
     plain = gzip.GzipFile(fileobj=stream) if compressed else stream
     total = 0

@@ -90,7 +90,7 @@ class Database:
                 return result
 
     def write(self, work: Callable[[sql.Connection, bool], Result]) -> Result:
-        """Calls `work` in a transaction, which is stored completely or not at all.
+        """Calls `work` in a transaction, stored completely or not at all.
 
         Args:
             work: Called with a connection and False; or with True after the connection was lost. If it was lost at the

@@ -1,4 +1,4 @@
-"""SQLite stores, in a file or in memory: opening, and remedies for errors."""
+"""SQLite stores, in files or memory: opening and error remedies."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _check_to_read(engine: sql.Engine, path: Path) -> None:
 
 
 def state(path: Path, read_only: bool) -> tuple[Any, ...] | None:
-    """Returns the state of a file, or None if it does not exist.
+    """Returns a file's state, or None if it is missing.
 
     The state must not change while the file is open. The first element identifies the file. If another one changes, an
     immutable reader must open the file again.
@@ -191,7 +191,7 @@ def _is_ours(connection: sql.Connection, where: str) -> bool:
 
 
 def _is_store(engine: sql.Engine, where: str) -> bool:
-    """Returns True for a store of this version, False for an unreadable file."""
+    """Returns True for a store of this version, False if unreadable."""
     try:
         with engine.connect() as connection:
             if not _is_ours(connection, where):

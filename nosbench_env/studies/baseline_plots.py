@@ -19,7 +19,7 @@ _OUTLIER = 3.0  # losses this many times farther from the best than the median i
 
 
 def plot_learning_curves(scores: Sequence[Score]) -> Figure:
-    """Plots the mean loss of each epoch, with the range over the seeds.
+    """Plots mean losses by epoch, with their range over the seeds.
 
     It shows at most 12 optimizers.
     """

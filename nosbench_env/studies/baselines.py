@@ -51,7 +51,7 @@ class Score:
 
     @property
     def losses(self) -> NDArray[np.float64]:
-        """The last epoch's mean of each training, `(seeds,)` float64; NaN or inf where it failed."""
+        """The last epoch's mean losses, `(seeds,)` float64; NaN or inf after failure."""
         return np.array([evaluation.loss for evaluation in self.evaluations])
 
     @property
@@ -84,7 +84,7 @@ def score(
     on_step: OnStep | None = None,
     on_scored: OnScored | None = None,
 ) -> list[Score]:
-    """Evaluates each candidate with each seed and returns the scores, the best first.
+    """Evaluates each candidate with each seed; returns scores, best first.
 
     Each training is stored when it ends, so a call that was interrupted can be repeated at no further cost.
 

@@ -1,4 +1,4 @@
-"""The study of the cache: its savings and errors for each identity (Appendix D)."""
+"""The cache study: savings and errors by identity (Appendix D)."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ SIZES: Mapping[str, CacheStudySettings] = MappingProxyType(
 
 
 class CacheStudy:
-    """The runs, keys and trainings of the study, and its tables, in a folder.
+    """The study's folder: runs, keys, trainings and tables.
 
     Nothing in the folder is computed twice. An interrupted study is resumed, and a larger study reuses a smaller one of
     the same task, epochs and programs.
@@ -130,7 +130,7 @@ class CacheStudy:
         self._keys: dict[tuple[str, int, Identity], list[Key]] = {}
 
     def run(self, parts: Sequence[str]) -> dict[str, list[Row]]:
-        """Does some parts of the study, and writes the tables of each and `summary.json`.
+        """Does parts of the study; writes their tables and `summary.json`.
 
         Args:
             parts: Keys of `PARTS`.
@@ -426,7 +426,7 @@ def false_splits(study: CacheStudy) -> list[Row]:
 
 
 def diverged(study: CacheStudy) -> list[Row]:
-    """Counts programs that a probe calls diverged wrongly: their final loss is finite.
+    """Counts programs that a probe wrongly calls diverged (finite final loss).
 
     The programs are distinct in canonical form, half of them from each method if there are enough.
     """

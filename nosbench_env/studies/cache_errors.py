@@ -1,4 +1,4 @@
-"""The errors of a cache: false merges, false splits, false verdicts of divergence."""
+"""The errors of a cache: false merges, splits and divergences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Losses = NDArray[np.float64]
 
 
 def first_difference(a: Losses, b: Losses, tolerance: float = SAME_LOSS) -> int | None:
-    """Returns the first step, counted from 0, at which losses differ; None if they never do.
+    """Returns the first step, from 0, with different losses, or None.
 
     Losses are equal if both are not finite, or within `tolerance * max(1, |a|)` of each other.
     """
@@ -42,7 +42,7 @@ def _equal(a: Losses, b: Losses, tolerance: float) -> NDArray[np.bool_]:
 
 
 def differ_while_tame(a: Losses, b: Losses, step: int) -> bool:
-    """Returns True if losses differ at `step` before both trainings have blown up."""
+    """Returns True if losses differ at `step` before both have blown up."""
     return any(math.isfinite(loss) and loss < BLOWN_UP_LOSS for loss in (float(a[step]), float(b[step])))
 
 
@@ -125,7 +125,7 @@ def draw_over_groups(
 
 
 def curve_groups(curves: Sequence[Losses], tolerance: float = SAME_CURVE) -> list[list[int]]:
-    """Returns groups of curves that are equal at all steps, the largest first.
+    """Groups curves that are equal at all steps, the largest first.
 
     Each group has two or more curves, and each curve equals another one of its group.
     """
@@ -160,6 +160,6 @@ def first_of_each(items: Iterable[tuple[str, Program]]) -> list[Program]:
 
 
 def draw_distinct(programs: Sequence[Program], count: int, rng: np.random.Generator) -> list[Program]:
-    """Draws `count` of the programs without replacement, or all if there are fewer."""
+    """Draws `count` programs, or all if fewer, without replacement."""
     chosen = rng.permutation(len(programs))[:count]
     return [programs[index] for index in chosen.tolist()]

@@ -1,4 +1,4 @@
-"""The savings of a cache: its growth, and hits on another run's results."""
+"""A cache's savings: growth, and hits on another run's results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_TRAILS = 6  # Appendix D.2
 
 
 def cache_sizes(keys: Sequence[Key]) -> NDArray[np.int64]:
-    """Returns the number of results in an initially empty cache after each query.
+    """Counts the results in an initially empty cache after each query.
 
     >>> cache_sizes([Key("a", False), Key("b", False), Key("a", False)]).tolist()
     [1, 2, 2]
@@ -40,7 +40,7 @@ def trails(seeds: int) -> list[tuple[int, int, int]]:
 
 
 def seed_pairs(seeds: int, pairs: int) -> list[tuple[int, int]]:
-    """Returns pairs of runs: one fills the cache, the other then queries it.
+    """Pairs runs: the first fills the cache, the second queries it.
 
     Pairs share no run if there are enough runs. Seeds of a pair differ, because the first population of regularized
     evolution is that of random search with the same seed.

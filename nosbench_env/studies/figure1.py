@@ -1,4 +1,4 @@
-"""The paper's Figure 1: baselines, and the anytime curves of search methods beside them."""
+"""The paper's Figure 1: search methods' anytime curves beside baselines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SearchMethod:
         return AGENTS[self.agent](seed=seed, **options)
 
     def missing(self) -> str | None:
-        """Returns the command that installs a missing package; None if nothing is missing."""
+        """Returns the command that installs a missing package, or None."""
         if self.package is None or find_spec(self.package) is not None:
             return None
         return f"needs {self.package}: pip install 'nosbench_env[{self.package}]'"

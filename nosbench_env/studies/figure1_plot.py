@@ -1,4 +1,4 @@
-"""The plot of Figure 1: anytime curves of search methods, and lines for baselines."""
+"""The plot of Figure 1: methods' anytime curves, baselines as lines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _plot_baselines(panel: Axes, figure1: Figure1, low: float, high: float) -> N
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Moves ascending heights from 0 to 1 apart to at least `gap`, as little as possible.
+    """Separates ascending heights in 0 to 1 by at least `gap`, minimally.
 
     >>> spread([0.0, 0.5, 0.5], 0.25)
     [0.125, 0.375, 0.625]
@@ -105,7 +105,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _within(centre: float, size: float) -> float:
-    """Moves the centre of an interval so that it lies in 0 to 1, if possible."""
+    """Moves an interval into 0 to 1, if possible; returns its centre."""
     return max(min(centre, 1 - size / 2), size / 2)
 
 

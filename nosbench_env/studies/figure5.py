@@ -1,4 +1,4 @@
-"""The paper's Figure 5: update norms, and curves on the proxy and the task."""
+"""The paper's Figure 5: update norms, proxy and task curves."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Figure5Study:
         self._trainings = _Trainings(self.files.path / "trainings", settings.task, resources.device, settings.epochs)
 
     def run(self) -> list[Row]:
-        """Trains as needed, writes the tables, and returns a row for each optimizer.
+        """Trains as needed, writes the tables, and returns a row per optimizer.
 
         Raises:
             StudyError: If the folder belongs to another study, is in use or damaged.
@@ -251,7 +251,7 @@ class Figure5Study:
         return summary
 
     def _row(self, name: str, watched: Sequence[Watched], proxy: Floats) -> Row:
-        """Returns the row of an optimizer; a failed training makes its means NaN."""
+        """Returns an optimizer's row, with NaN means after a failed training."""
         finals = np.array([training.epoch_means[-1] for training in watched])
         norms = np.array([training.update_norms for training in watched])
         steps = norms.shape[1] // self.settings.epochs
@@ -270,7 +270,7 @@ class Figure5Study:
 
 
 def _curve_rows(file: str, curves: Sequence[tuple[str, int, Floats]]) -> Iterator[Row]:
-    """Yields the rows of curves with the optimizer's name and the seed; see `FIELDS`."""
+    """Yields rows of curves with optimizer and seed; see `FIELDS`."""
     for name, seed, curve in curves:
         for number, value in enumerate(curve.tolist(), start=1):
             yield dict(zip(FIELDS[file], (name, seed, number, value), strict=True))

@@ -68,7 +68,7 @@ def plot_figure5(folder: Path, task: str) -> Figure:
 
 
 def _plot_mean(panel: Axes, place: int, values: NDArray[np.float64], label: str | None = None) -> None:
-    """Plots the mean over the seeds and their range, where no seed failed.
+    """Plots the seeds' mean and range, where no seed failed.
 
     Long curves are noisy: the line is a running mean, with the mean of each step pale behind it.
     """

@@ -41,7 +41,7 @@ def key_of(program: Program, identity: Identity, task: Task) -> Key:
 
 
 def keys_of(programs: Sequence[Program], identity: Identity, task: Task, file: Path | None = None) -> list[Key]:
-    """Returns the keys of a run's programs, and keeps them in a file.
+    """Returns the keys of programs, and keeps them in a file.
 
     A file of other programs, or of another version of the identity, is replaced.
     """

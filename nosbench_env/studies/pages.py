@@ -1,4 +1,4 @@
-"""The tables of the paper's figures as text, and as pages in Markdown."""
+"""The tables of the paper's figures, as text and Markdown pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of a study in processes, which can be stopped and resumed."""
+"""A study's jobs in processes, which can be stopped and resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`StudyFolder`: the folder of a study, locked, of one configuration, with whole files."""
+"""`StudyFolder`: a study's folder, locked, with one configuration and whole files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class StudyFolder:
         self.write(name, text.getvalue())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Reads a JSON object from a file; it is empty without a file."""
+        """Reads a JSON object from a file; empty without a file."""
         try:
             data = json.loads((self.path / name).read_text())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Trainings without the oracle, by which the study of the cache compares programs."""
+"""Trainings without the oracle, for the cache study's comparisons."""
 
 from __future__ import annotations
 
@@ -154,5 +154,5 @@ class TrainingLog:
 
 
 def to_json(loss: float) -> Any:
-    """Returns a loss as JSON data: a number, or "nan", "inf" or "-inf"."""
+    """Returns a loss as JSON: a number, "nan", "inf" or "-inf"."""
     return loss if math.isfinite(loss) else str(loss)

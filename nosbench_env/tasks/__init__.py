@@ -51,7 +51,7 @@ def make_task(name: str, device: str = "auto", arithmetic: str = "float32") -> T
 
 
 def task_class(name: str) -> type[Task]:
-    """Returns the class of a task, with its `version` and `probe`, without loading data."""
+    """Returns a task's class, with `version` and `probe`; loads no data."""
     module, class_name, *_ = _entry(name)
     named: type[Task] = getattr(import_module(module), class_name)
     return named

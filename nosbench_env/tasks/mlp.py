@@ -1,4 +1,4 @@
-"""The MLP task: a deep classifier of tabular data, as in the paper's code."""
+"""The MLP task: a deep tabular classifier, as in the paper's code."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class _Fold:
         self._order, self._epoch = self._training, -1
 
     def batch_loss(self, step: int) -> Tensor:
-        """Computes the loss of a training step. Steps come in order, from any first one."""
+        """Computes a training step's loss; steps ascend, from any first one."""
         epoch, batch = divmod(step, self._steps_per_epoch)
         while self._epoch < epoch:
             self._shuffle()

@@ -1,4 +1,4 @@
-"""The paper's task: a small PFN for Bayesian linear regression (Section 3.3, Appendix C)."""
+"""The PFN task: Bayesian linear regression (paper, Section 3.3, Appendix C)."""
 
 from __future__ import annotations
 

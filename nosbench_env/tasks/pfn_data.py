@@ -1,4 +1,4 @@
-"""The data of the PFN task, drawn from the prior (paper, Appendix C)."""
+"""The PFN task's data, drawn from the prior (paper, Appendix C)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def initial_model(seed: int = 0) -> PFN:
 
 
 def sample_batch(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Draws the batch of a step of the training: `x` `(20, 8, 1)` and `y` `(20, 8)`."""
+    """Draws a training step's batch: `x` `(20, 8, 1)` and `y` `(20, 8)`."""
     generator = torch.Generator().manual_seed(step + SEED_STRIDE * seed)
     return sample_ridge_regression(generator, NUM_DATASETS, NUM_POINTS, NUM_FEATURES)
 

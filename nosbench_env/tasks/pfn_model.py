@@ -64,7 +64,7 @@ def standardise(x: Tensor) -> Tensor:
 
 
 def _layer(layer: nn.TransformerEncoderLayer, tokens: Tensor, num_context: int) -> Tensor:
-    """Applies a post-norm layer in which all tokens attend to the context alone."""
+    """Applies a post-norm layer with attention to the context alone."""
     tokens = layer.norm1(tokens + _attention(layer.self_attn, tokens, num_context))
     hidden: Tensor = layer.norm2(tokens + layer.linear2(F.gelu(layer.linear1(tokens))))
     return hidden

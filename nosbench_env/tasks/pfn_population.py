@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     num_datasets: int
 
     def at(self, step: int | Tensor) -> Batch:
-        """Returns the data of a step; a tensor `(1,)` int64 is read without synchronisation."""
+        """Returns a step's data; tensors `(1,)` int64 are read without synchronisation."""
         if isinstance(step, int):
             return Batch._make((*(tensor[step] for tensor in self[:4]), self.num_datasets))
         return Batch._make((*(tensor.index_select(0, step)[0] for tensor in self[:4]), self.num_datasets))
@@ -78,12 +78,12 @@ class PFNPopulation:
         return self.weights.shape[0]
 
     def tensors(self, row: Tensor) -> list[Tensor]:
-        """Returns the tensors of a model, views of a row of `weights` or `grads`."""
+        """Returns a model's tensors, views of a `weights` or `grads` row."""
         parts = torch.split(row, [shape.numel() for shape in self.shapes])
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _stacked(self, rows: Tensor) -> _Parts:
-        """Returns views of all rows as tensors `(size, *shape)`; `shape` for a single row."""
+        """Returns views of rows: tensors `(size, *shape)`, or `shape` for one."""
         if len(rows) == 1:
             return _Parts.of(self.tensors(rows[0]))
         parts = torch.split(rows, [shape.numel() for shape in self.shapes], dim=1)
@@ -96,7 +96,7 @@ class PFNPopulation:
 
     @torch.no_grad()
     def loss(self, batch: Batch, num_context: int) -> Tensor:
-        """Returns the losses `(size,)`: mean negative log likelihoods after the context, in nats."""
+        """Returns mean negative log likelihoods after the context, `(size,)`, in nats."""
         return _Forward(self._parts, batch, num_context, for_backward=False).loss.view(self.size)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Training of PFN populations with compiled programs, on a CPU or a GPU."""
+"""Training of PFN populations with compiled programs, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ class GpuEngine:
             buffer[:count].copy_(torch.stack(parts))
 
     def _step(self, context: int | None) -> None:
-        """Enqueues a step without synchronisation; `context` is None if no loss is needed."""
+        """Enqueues a step without synchronisation; `context` is None without a loss."""
         if context is not None:
             assert self._batches is not None
             batch = self._batches.at(self._place)
@@ -296,7 +296,7 @@ _ACTIVATION_BYTES = 24e6  # of a model in a step: activations for the backward p
 
 
 def population_limit(programs: Sequence[Program], device: torch.device) -> int:
-    """Returns the number of programs that surely fit a GPU's memory; 1 for a CPU."""
+    """Returns the population size that surely fits GPU memory; 1 on CPUs."""
     if device.type == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""A worker process of `WorkerPool`, which reads requests from stdin and replies on stdout.
+"""A worker process of `WorkerPool`: requests on stdin, replies on stdout.
 
 Requests and replies are JSON objects, one per line. Floats are written exactly, by their shortest repr, and may be NaN.
 The arguments are the task's name and, for studies of the first steps, the number of steps in an epoch.

@@ -34,7 +34,7 @@ OnResult = Callable[[int, Curve, float], None]
 
 
 class WorkerError(RuntimeError):
-    """A failed training that has no result; the message names programs and reasons."""
+    """A failed training without result; the message names programs and reasons."""
 
 
 class WorkerPool:
@@ -82,7 +82,7 @@ class WorkerPool:
         on_step: OnStep | None = None,
         on_result: OnResult | None = None,
     ) -> None:
-        """Trains once with each candidate, with the results of `train_candidates`, bit for bit.
+        """Trains once with each candidate, bit for bit as `train_candidates`.
 
         A program whose worker dies or hangs is tried a second time. If that fails too, the others are trained before
         the error is raised. An exception, including the one of Ctrl-C, ends the trainings in progress.
@@ -122,7 +122,7 @@ class WorkerPool:
             raise WorkerError(_report(programs, call.failures))
 
     def close(self) -> None:
-        """Ends the workers, after a running call; a further call starts new ones."""
+        """Ends the workers after a running call; later calls start new ones."""
         with self._one_call_at_a_time():
             _end_all(self._alive)
 
@@ -261,7 +261,7 @@ class _Call:
                 self._on_result(index, curve, message["seconds"])
 
     def _lost(self, worker: _Worker, reason: str) -> None:
-        """Ends a worker that hangs, or died (no `reason`), and queues its program again."""
+        """Ends a hanging or (no `reason`) dead worker; queues its program again."""
         ended = self._pool._end(worker, patience=0.0 if reason else 1.0)  # the pipes close shortly before the end
         index = worker.index
         if index is None:

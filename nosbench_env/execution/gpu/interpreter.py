@@ -137,7 +137,7 @@ class GpuPopulation:
         return self._codes[program].at(step)
 
     def scalar_slot(self, program: int, slot: int, step: int) -> Tensor:
-        """Returns a view of a slot that is a scalar before a step, `(tensors,)`."""
+        """Returns a view `(tensors,)` of a slot, scalar before the step."""
         return self._scalar_slots[step & 1, program, :, self._slots[program].index(slot)]
 
     def bind(self, params: Tensor, grads: Tensor | None, slots: Sequence[dict[int, Tensor]]) -> None:
