@@ -69,9 +69,7 @@ class SlowOracle(FreeOracle):
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--steps", type=int, default=500, help="steps of all sub-envs a round (default: %(default)s)"
-    )
+    parser.add_argument("--steps", type=int, default=500, help="steps of all sub-envs a round (default: %(default)s)")
     options = parser.parse_args()
     figures = steps_a_second(options.rounds, options.steps) | shares(options.rounds, options.steps // 2)
     for name, figure in figures.items():
