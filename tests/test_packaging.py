@@ -1,7 +1,12 @@
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +30,18 @@ def test_the_wheel_holds_every_module_once(tmp_path: Path) -> None:
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert "License-Expression: MIT" in text
     assert "Requires-Python: >=3.11" in text
+
+
+def test_the_lowest_constraints_are_the_lower_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ("sb3-contrib", "smac", "optimizers", "tune", "plot", "postgres")
+    texts = project["dependencies"] + [text for extra in extras for text in project["optional-dependencies"][extra]]
+    pins = {
+        canonicalize_name(pin.name): Version(next(iter(pin.specifier)).version)
+        for line in (ROOT / "constraints-lowest.txt").read_text().splitlines()
+        if not line.startswith("#")
+        for pin in [Requirement(line.partition("#")[0])]
+    }
+    for requirement in map(Requirement, texts):
+        (bound,) = (Version(part.version) for part in requirement.specifier if part.operator == ">=")
+        assert pins[canonicalize_name(requirement.name)] == bound, requirement.name

@@ -53,7 +53,10 @@ store_app = typer.Typer(
 TaskFilter = Annotated[str | None, typer.Option(help="Only results of this task.", autocompletion=completion.tasks)]
 IdentityFilter = Annotated[
     str | None,
-    typer.Option("--identity", help="Only results of this identity, with its version, such as `paper-1`."),
+    typer.Option(
+        help="Only results of this identity: `paper` in any version, or `paper-1` in one.",
+        autocompletion=completion.identities,
+    ),
 ]
 
 
@@ -268,9 +271,7 @@ def verify(
 
 @store_app.command()
 def prune(
-    identity: Annotated[
-        str | None, typer.Option("--identity", help="Results of this identity, with its version, such as `paper-1`.")
-    ] = None,
+    identity: IdentityFilter = None,
     task: Annotated[str | None, typer.Option(help="Results of this task.", autocompletion=completion.tasks)] = None,
     task_version: Annotated[int | None, typer.Option(help="Results of this version of the task.")] = None,
     nosbench_version: Annotated[

@@ -72,7 +72,7 @@ class Selection:
     Attributes:
         task: Name of the task.
         task_version: Version of the task.
-        identity: The identity with its version, such as "paper-1".
+        identity: The identity, such as "paper" for any version or "paper-1" for one.
         nosbench_version: Version of nosbench_env that trained.
     """
 
@@ -86,6 +86,6 @@ class Selection:
         return (
             self.task in (None, key.task)
             and self.task_version in (None, key.task_version)
-            and self.identity in (None, key.identity)
+            and self.identity in (None, key.identity, key.identity.partition("-")[0])
             and self.nosbench_version in (None, provenance.get("nosbench_env"))
         )

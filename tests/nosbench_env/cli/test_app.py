@@ -12,7 +12,7 @@ def test_help_teaches(nosbench) -> None:
         (["--help"], ["search", "evaluate", "doctor", "nosbench evaluate Adam --task toy"]),
         (["evaluate", "-h"], ["AdamW", "r9 = mul(grad, 0.01)", "--json", "nosbench evaluate runs/my-run/best.txt"]),
         (["search", "--help"], ["--budget", "--start", "Ctrl-C", "evolution", "maskable-ppo", "--constraint"]),
-        (["doctor", "--help"], ["versions, devices, the store"]),
+        (["doctor", "--help"], ["versions, devices, store"]),
     ):
         run = nosbench(*arguments)
         assert run.code == 0

@@ -124,13 +124,17 @@ def test_every_option_of_these_names_is_completed() -> None:
     }
     missing = []
 
+    def has_choices(param) -> bool:
+        described = getattr(param, "type_descriptor", None)  # typer before 0.29 has none
+        return hasattr(param.type, "choices") if described is None else described.is_choice
+
     def look(command, path: str) -> None:
         for name, inner in getattr(command, "commands", {}).items():
             look(inner, f"{path} {name}")
         missing.extend(
             f"{path}: {param.name}"
             for param in command.params
-            if param.name in taken and param._custom_shell_complete is None and not param.type_descriptor.is_choice
+            if param.name in taken and param._custom_shell_complete is None and not has_choices(param)
         )
 
     look(typer.main.get_command(app), "nosbench")

@@ -121,7 +121,7 @@ def test_the_folder_is_named_after_the_program(nosbench, tmp_path: Path) -> None
         (["ablate", "AdamX"], "'AdamX' is no known program"),
         (["ablate", "r9 = mul(grad)"], "'mul' takes 2 inputs, got 1"),
         (["ablate", "SGD", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
-        (["ablate", "SGD", "--seeds", "0"], "greater than or equal to 1"),
+        (["ablate", "SGD", "--seeds", "0"], "'--seeds'"),
         (["ablate", "SGD", "--task", "mnist"], "unknown task 'mnist'"),
         (["shorten", "SGD", "--tolerance", "-1"], "tolerance must be a number >= 0"),
         (["sensitivity", "SGD", "--factor", "-1"], "factors must be positive, finite numbers, got -1.0"),

@@ -57,5 +57,7 @@ def test_a_selection_chooses_by_all_its_fields() -> None:
     assert Selection("toy", 1, "paper-1", "0.1.0").matches(KEY, made_by)
     assert not Selection("toy", 2).matches(KEY, made_by)
     assert not Selection("pfn").matches(KEY, made_by)
+    assert Selection(identity="paper").matches(KEY, made_by)
     assert not Selection(identity="paper-2").matches(KEY, made_by)
+    assert not Selection(identity="pap").matches(KEY, made_by)
     assert not Selection(nosbench_version="0.2.0").matches(KEY, made_by)

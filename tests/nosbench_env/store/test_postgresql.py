@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 
 import pytest
 import sqlalchemy as sql
@@ -167,7 +168,7 @@ def test_records_get_visible_in_the_order_of_their_ids(url: str, store: ResultSt
         done.result()
 
 
-def open_after(url: str, barrier: multiprocessing.synchronize.Barrier) -> None:
+def open_after(url: str, barrier: Barrier) -> None:
     barrier.wait()
     with contextlib.closing(ResultStore(url)) as store:
         store.get("a", 1)

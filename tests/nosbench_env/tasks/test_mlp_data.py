@@ -63,6 +63,7 @@ def keep(folder: Path, number: int, arff: str, columns: list[tuple[str, str]], t
     rows = arff.lower().partition("@data\n")[2].strip().count("\n") + 1
     described = {
         "id": str(number),
+        "file_id": str(number),
         "name": "made-up",
         "version": "1",
         "status": "active",
