@@ -24,6 +24,9 @@ class RunError(ValueError):
     """
 
 
+_LONGEST_SHOWN = 80  # characters
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryEntry(Generic[Evaluated]):
     """A query of a run, stored as a line of `history.jsonl`.
@@ -168,7 +171,7 @@ def read_history(path: Path) -> History:
             entry = HistoryEntry.from_json(strict_json(line))
             _check_order(entry, totals)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise RunError(f"{path}, line {number}, is damaged: {error}") from error
+            raise RunError(f"{path}, line {number}, is damaged: {shown(str(error), 300)}") from error
         totals.add(entry)
         entries.append(entry)
     last_batch = [entry for entry in entries if entry.batch == entries[-1].batch]
@@ -185,6 +188,12 @@ def count_queries(path: Path) -> int:
         RunError: If the file can't be read.
     """
     return read_bytes(path).count(b"\n") if path.exists() else 0
+
+
+def shown(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """Returns untrusted text as one short line without control characters."""
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _check_order(entry: HistoryEntry[Any], before: SearchResult[Any]) -> None:

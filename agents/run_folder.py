@@ -79,6 +79,8 @@ def open_run_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[RunFold
     except OSError as error:
         raise RunError(f"can't use the run folder {folder}: {error}; choose another with --run") from error
     try:
+        for unfinished in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            unfinished.unlink(missing_ok=True)
         run = RunFolder(folder, config)
         try:
             yield run
@@ -101,16 +103,20 @@ class RunFolder:
     def _check_config(self, config: Mapping[str, Any]) -> None:
         """Writes a new run's configuration; refuses to continue another configuration."""
         path = self.folder / CONFIG
+        try:
+            text = json.dumps(config, indent=1, allow_nan=False)
+        except ValueError as error:
+            raise RunError(f"the agent's config() must be JSON data without NaN or infinity: {error}") from error
         if not path.exists():
             if (self.folder / HISTORY).exists():
                 raise RunError(f"{self.folder} has a history but no {CONFIG}; choose another folder with --run")
-            self._write(path, json.dumps(config, indent=1, allow_nan=False) + "\n")
+            self._write(path, text + "\n")
             return
         try:
             stored = read_config(self.folder)
         except RunError as error:
             raise RunError(f"{error}; choose another folder with --run") from error
-        asked = json.loads(json.dumps(config))
+        asked = json.loads(text)
         different = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
         if different:
             was, now = ({name: reprlib.repr(values.get(name)) for name in different} for values in (stored, asked))

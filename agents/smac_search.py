@@ -28,6 +28,9 @@ _TRIES = 100  # draws for something new before a small space counts as exhausted
 class SmacSearch(ABC, Generic[AnyCandidate]):
     """Proposes an initial design, then rounds of highest expected improvement.
 
+    SMAC's local search walks through a set, whose order depends on the environment variable `PYTHONHASHSEED`. Set it to
+    repeat or resume a run exactly in another process.
+
     A round fits SMAC's model to all results and yields `retrain_after` proposals. Its seed is made from the agent's
     seed and its number, so a round depends only on these and on the results. The state is therefore a list of results,
     a queue and a count, and a search resumed from it proposes the same.

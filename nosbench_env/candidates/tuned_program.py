@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -186,12 +187,11 @@ class TunedProgram:
         if not isinstance(data, dict) or set(data) != {"program", "constants", "lr"}:
             raise ValueError(f"expected an object with program, constants and lr, got {str(data)[:80]}")
         constants = data["constants"]
-        if not isinstance(constants, list) or not all(isinstance(c, list) and len(c) == 3 for c in constants):
-            raise ValueError(f"constants must be a list of [line, input, number], got {str(constants)[:80]}")
-        try:
-            by_use = {ConstantUse(line, place): value for line, place, value in constants}
-        except TypeError as error:
-            raise ValueError(f"constants must be a list of [line, input, number]: {error}") from None
+        if not isinstance(constants, list) or not all(
+            isinstance(c, list) and len(c) == 3 and type(c[0]) is type(c[1]) is int for c in constants
+        ):
+            raise ValueError(f"constants must be a list of [line, input, number], got {reprlib.repr(constants)}")
+        by_use = {ConstantUse(line, place): value for line, place, value in constants}
         return cls(Program.from_json(data["program"]), by_use, data["lr"])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -165,9 +165,9 @@ def _numbers(text: str) -> list[float]:
 
 def _text(comparison: Comparison) -> str:
     """Returns the tables for the terminal."""
+    from nosbench_env.agents.history import shown
     from nosbench_env.comparison.comparison import spent
     from nosbench_env.comparison.report import interval_text, loss_text
-    from nosbench_env.comparison.runs import shown
 
     budget, conditions = spent(comparison.axis, comparison.budget), comparison.conditions
     title = f"Lowest losses within {budget}, {shown(conditions['task'])} task, {counted_epochs(conditions['epochs'])}"
@@ -215,8 +215,8 @@ def _text(comparison: Comparison) -> str:
 
 def _trade_offs(trade_offs: TradeOffs) -> list[str]:
     """Returns the tables of the trade-offs."""
+    from nosbench_env.agents.history import shown
     from nosbench_env.comparison.report import interval_text, loss_text, point_text
-    from nosbench_env.comparison.runs import shown
 
     table = [
         {

@@ -26,6 +26,7 @@ from nosbench_env.cli.options import (
     interruptible,
     on_terminal,
 )
+from nosbench_env.identity.identify import IDENTITIES
 
 if TYPE_CHECKING:
     import io
@@ -298,6 +299,11 @@ def prune(
 
         if task_version is not None and task is None:
             raise ValueError("--task-version needs --task: each task counts its versions on its own")
+        if yes and identity in IDENTITIES:
+            raise ValueError(
+                f"--yes needs the version of --identity {identity}, such as {identity}-1; "
+                "without --yes the command lists the versions in the store"
+            )
         opened = _existing_store(store)
         with _progress(quiet or as_json) as tick:
             plan = plan_pruning(opened, Selection(task, task_version, identity, nosbench_version), tick)

@@ -12,19 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.agents import HistoryEntry
-from nosbench_env.agents.history import SOURCES
+from nosbench_env.agents.history import SOURCES, shown
 from nosbench_env.agents.run_folder import CONDITIONS
 from nosbench_env.comparison.curves import AnytimeCurve, Floats, anytime_curve
 from nosbench_env.comparison.reference import Reference
-from nosbench_env.comparison.runs import (
-    AXES,
-    Axis,
-    Run,
-    RunGroup,
-    different_conditions,
-    group_runs,
-    shown,
-)
+from nosbench_env.comparison.runs import AXES, Axis, Run, RunGroup, different_conditions, group_runs
 from nosbench_env.comparison.statistics import (
     CONFIDENCE,
     RESAMPLES,

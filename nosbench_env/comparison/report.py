@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from nosbench_env.agents.history import SOURCES
+from nosbench_env.agents.history import SOURCES, shown
 from nosbench_env.candidates.candidate import Candidate
 from nosbench_env.comparison.comparison import (
     AXIS_NAMES,
@@ -23,7 +23,7 @@ from nosbench_env.comparison.comparison import (
     spent,
 )
 from nosbench_env.comparison.plots import plot_curves, plot_losses, plot_trade_offs
-from nosbench_env.comparison.runs import AXES, RunGroup, shown
+from nosbench_env.comparison.runs import AXES, RunGroup
 from nosbench_env.comparison.statistics import CONFIDENCE, RESAMPLES
 from nosbench_env.language.canonical import canonical_form
 from nosbench_env.language.program import Program

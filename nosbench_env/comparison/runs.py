@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nosbench_env.agents import HistoryEntry, RunError
-from nosbench_env.agents.history import SOURCES, read_history
+from nosbench_env.agents.history import SOURCES, read_history, shown
 from nosbench_env.agents.run_folder import CONDITIONS, HISTORY, read_config
 from nosbench_env.evaluation import Source
 from nosbench_env.language.known_programs import KNOWN_PROGRAMS
@@ -30,7 +30,6 @@ _AGENT_NAMES = {
     "smac-nos": "SMAC over programs",
     "smac-hpo": "SMAC over optimizers",
 }
-_LONGEST_LABEL = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,12 +202,6 @@ def different_conditions(runs: Sequence[Run]) -> list[str]:
             values = ", ".join(f"{shown(value)} in {run.folder}" for value, run in first_with.items())
             differences.append(f"{name} is {values}")
     return differences
-
-
-def shown(text: str, longest: int = _LONGEST_LABEL) -> str:
-    """Returns untrusted text as one short line without control characters."""
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -42,8 +42,6 @@ def carried_slots(program: Program) -> tuple[int, ...]:
     """Returns the carried slots, in ascending order.
 
     Live code reads them before it writes them, so their values must be kept from step to step.
-
-    Their values must be kept from step to step.
     """
     return live_places(program)[1]
 

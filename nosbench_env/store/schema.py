@@ -33,7 +33,7 @@ records = sql.Table(
     sql.Column("stopped_at", sql.Integer),
     sql.Column("provenance", sql.Text, nullable=False),  # JSON
     sql.Column("first_epoch", sql.Integer, nullable=False, server_default="0"),
-    sql.Column("checksum", sql.BigInteger),  # of all columns above; NULL in the oldest rows
+    sql.Column("checksum", sql.BigInteger),  # of the columns above but id; NULL in the oldest rows
     sqlite_autoincrement=True,
 )
 # Further names of a key, such as the digest of a program's canonical text. The first key of an alias stays.

@@ -183,9 +183,11 @@ def _is_ours(connection: sql.Connection, where: str) -> bool:
     Raises:
         StoreError: If it is another database.
     """
+    # In this order: another process may create the store meanwhile, and commits tables and id together.
+    tables = connection.exec_driver_sql("SELECT name FROM sqlite_master LIMIT 1").all()
     if connection.exec_driver_sql("PRAGMA application_id").scalar_one() == APPLICATION_ID:
         return True
-    if connection.exec_driver_sql("SELECT name FROM sqlite_master LIMIT 1").all():
+    if tables:
         raise StoreError(f"{where} is a database, but not a NOSBench store. {ELSEWHERE}")
     return False
 

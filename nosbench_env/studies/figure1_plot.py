@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nosbench_env.comparison.runs import shown
+from nosbench_env.agents.history import shown
 from nosbench_env.plotting import GRAY, INK, empty_figure, escaped, legend, plot_steps, style, with_unit
 from nosbench_env.studies.figure1 import METHODS, Figure1
 

@@ -31,9 +31,8 @@ class PFN(nn.Module):
         for linear in (layer.self_attn.out_proj, layer.linear2):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
-        self.layers = nn.ModuleList(
-            copy.deepcopy(layer) for _ in range(LAYERS)
-        )  # equal at the start, as in the paper's code
+        # The layers are equal at the start, as in the paper's code.
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(LAYERS))
         self.y_encoder = nn.Linear(1, EMBEDDING)
         self.decoder = nn.Sequential(nn.Linear(EMBEDDING, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, num_outputs))
 

@@ -104,3 +104,15 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (folder / "history.jsonl").write_bytes(b"\n".join((first, text.encode(errors="surrogateescape"), last, b"")))
     with pytest.raises(RunError, match=r"history\.jsonl, line 2, is damaged"):
         read_history(folder / "history.jsonl")
+
+
+def test_a_message_about_a_damaged_line_holds_no_control_characters(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", [1.0]) / "history.jsonl"
+    entry = json.loads(path.read_text()) | {
+        "program": {"program": [["mul", [1, 6], 9]], "constants": [["\x1b[31mE" * 100, 1, 2]], "lr": 1}
+    }
+    path.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(RunError, match="line 1, is damaged: constants must be a list") as raised:
+        read_history(path)
+    assert "\x1b" not in str(raised.value)
+    assert len(str(raised.value)) < 500 + len(str(path))

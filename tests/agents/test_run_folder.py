@@ -193,8 +193,16 @@ def test_a_configuration_is_read_as_it_was_written_and_a_folder_without_one_is_r
         read_config(tmp_path)
 
 
+def test_unfinished_files_of_a_killed_process_are_removed(oracle: Oracle, tmp_path: Path) -> None:
+    search(RandomSearch(), oracle, Budget(queries=1), epochs=1, folder=tmp_path / "r")
+    unfinished = tmp_path / "r" / ".agent.json.123456789.tmp"
+    unfinished.write_text("{")
+    search(RandomSearch(), oracle, Budget(queries=2), epochs=1, folder=tmp_path / "r")
+    assert not unfinished.exists()
+
+
 def test_a_configuration_that_is_no_json_data_is_refused(oracle: Oracle, tmp_path: Path) -> None:
     agent = RandomSearch()
     agent.config = lambda: {"rate": math.inf}
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(RunError, match="JSON"):
         search(agent, oracle, Budget(queries=1), epochs=1, folder=tmp_path / "r")

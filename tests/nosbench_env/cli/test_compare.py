@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from run_folders import write_run
 
-from nosbench_env.comparison.runs import shown
+from nosbench_env.agents.history import shown
 
 TOY = ["--task", "toy", "--device", "cpu", "--epochs", "1", "-q"]
 

@@ -120,6 +120,9 @@ def test_prune_deletes_what_it_announced(nosbench, store: ResultStore) -> None:
     assert run.out.startswith("2 results would be deleted:")
     assert "Add --yes to delete." in run.out
     assert len(list(store.records())) == 4
+    assert nosbench("prune", "--identity", "paper").out.startswith("2 results would be deleted:")
+    assert "version of --identity paper" in nosbench("prune", "--identity", "paper", "--yes", code=2).err
+    assert len(list(store.records())) == 4
     run = nosbench("prune", "--task", "pfn", "--yes")
     assert run.out.startswith("Deleted 2 results:")
     assert len(list(store.records())) == 2

@@ -140,7 +140,7 @@ def test_what_runs_hold_is_text_and_nothing_else(tmp_path: Path) -> None:
     assert found.elements == expected.elements
     assert "<script>alert(1)</script>" in found.text
     assert "{{ 7 * 7 }}" in found.text
-    write_report(hostile, tmp_path / "out")  # nor does a picture take it for mathematics
+    write_report(hostile, tmp_path / "out")  # nor does a plot take it for mathematics
 
 
 @given(name=st.text(max_size=30), task=st.text(max_size=30))
@@ -175,7 +175,7 @@ def test_the_page_says_how_it_was_made(tmp_path: Path) -> None:
     assert "AdamW reaches 2.0000" in text
     assert all(note in text for note in comparison.notes)
     assert str(tmp_path / "0-0") in text
-    assert "curves.csv" in text
+    assert "plots were not asked for" in text
 
 
 def test_tables_are_read_back(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stores in SQLite files: created, damaged, refused."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -9,7 +10,7 @@ import pytest
 import sqlalchemy as sql
 
 from nosbench_env import ResultStore, StoreError
-from nosbench_env.store import Record
+from nosbench_env.store import Record, schema
 
 
 @pytest.fixture
@@ -135,3 +136,33 @@ def test_a_full_disk_is_said_and_loses_nothing(store: ResultStore) -> None:
     store.close()
     store.add("c", Record((2.0,)))
     assert store.get("c", 1) == Record((2.0,))
+
+
+def test_a_store_that_another_process_creates_meanwhile_is_one(tmp_path: Path) -> None:
+    """Its tables and its mark come with one commit, here between the two looks of the opener."""
+    model, path = ResultStore(tmp_path / "model.sqlite"), tmp_path / "new.sqlite"
+    len(model)
+    with contextlib.closing(sqlite3.connect(tmp_path / "model.sqlite")) as made:
+        names = "sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
+        tables = [row[0] for row in made.execute(f"SELECT sql FROM sqlite_master WHERE {names}")]
+        version = made.execute("SELECT version FROM schema").fetchone()
+    committed = []
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as creator:
+        creator.execute("PRAGMA journal_mode = WAL")
+        creator.execute("BEGIN IMMEDIATE")
+        for table in tables:
+            creator.execute(table)
+        creator.execute(f"INSERT INTO schema VALUES (1, {version[0]})")
+        creator.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+
+        def commit(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if ("sqlite_master" in statement or "application_id" in statement) and not committed:
+                committed.append(statement)
+                creator.execute("COMMIT")
+
+        sql.event.listen(sql.Engine, "after_cursor_execute", commit)
+        try:
+            assert len(ResultStore(path)) == 0
+        finally:
+            sql.event.remove(sql.Engine, "after_cursor_execute", commit)
+    assert committed

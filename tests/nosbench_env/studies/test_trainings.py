@@ -26,11 +26,12 @@ def test_first_losses_are_the_first_of_the_ordinary_pfn_task(workers: int) -> No
     assert trained(first_losses("pfn", "cpu", workers), programs) == whole
 
 
-def test_first_losses_on_the_toy_task_go_over_several_epochs() -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_first_losses_on_the_toy_task_go_over_several_epochs(workers: int) -> None:
     programs = [ADAM, SGD]
     curves = make_task("toy", "cpu").train_programs(programs, epochs=3)
     expected = [curve.step_losses.ravel()[:FIRST_STEPS].tolist() for curve in curves]
-    assert trained(first_losses("toy", "cpu", 1), programs) == expected
+    assert trained(first_losses("toy", "cpu", workers), programs) == expected
 
 
 def test_final_losses_are_means_of_the_last_epoch() -> None:
