@@ -98,10 +98,10 @@ def shorten(
         typer.Option(help="Also remove instructions that raise the mean loss by at most this: an approximation."),
     ] = None,
 ) -> None:
-    """Removes instructions that a program does not need, with proofs.
+    """Removes instructions that a program does not need.
 
     First go instructions that certainly make no difference, by the canonical form. Then go those without which the
-    fingerprint on the task stays the same; training proves it (losses equal to the last bit, or as near as rounding
+    fingerprint on the task stays the same; training confirms it (losses equal to the last bit, or as near as rounding
     explains). With --tolerance, instructions that change the loss little go too.
 
     For example:

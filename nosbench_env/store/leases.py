@@ -134,7 +134,8 @@ class Leases:
                 )
             )
         self._held = set()
-        self._heartbeat.join(timeout=1.0)
+        if self._heartbeat.is_alive():  # an interrupt may have kept it from starting
+            self._heartbeat.join(timeout=1.0)
 
     def _of_this_thread(self) -> set[str]:
         """Returns the keys held by enclosing blocks for the same store."""

@@ -178,7 +178,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path, batc
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert f"are kept in runs/{folder}" in err
     assert "same command again" in err

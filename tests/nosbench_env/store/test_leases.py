@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +141,18 @@ def test_threads_that_take_at_once_share_out_the_keys(store: ResultStore) -> Non
     with ThreadPoolExecutor(6) as pool:
         taken = list(pool.map(take, range(6)))
     assert sorted(key for keys in taken for key in keys) == sorted(keys)
+
+
+def test_ctrl_c_while_the_renewing_thread_starts_returns_the_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    store = ResultStore(tmp_path / "results.sqlite")
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt), store.leases() as leases:
+            leases.take(["a"])
+    with store.leases() as leases:
+        assert leases.take(["a"]) == {"a"}
